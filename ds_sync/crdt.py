@@ -39,8 +39,8 @@ class CrdtAdapter(Protocol):
     def apply(self, doc: Any, updates: Sequence[bytes]) -> bool:
         """Integrate `updates`, in any order, again or not; return whether the document's *content* changed by it.
 
-        Never seen by `observe`. An update that only waits changes nothing yet: False. Malformed bytes raise InvalidUpdateError with the index
-        of the culprit; those before it are applied, the culprit and those after it are not.
+        Never seen by `observe`. An update that only waits changes nothing yet: False. Malformed bytes raise InvalidUpdateError with
+        the index of the culprit; those before it are applied, the culprit and those after it are not.
         """
 
     def version(self, doc: Any) -> bytes:
@@ -58,7 +58,8 @@ class CrdtAdapter(Protocol):
     def observe(self, doc: Any, callback: Callable[[bytes], None]) -> Unobserve:
         """Call `callback(update)` after each local edit, synchronously, before the edit returns; return what ends it.
 
-        An edit that changes nothing calls nothing. What the callback raises reaches the editor, wrapped or not; the edit stays in the document.
+        An edit that changes nothing calls nothing. What the callback raises reaches the editor, wrapped or not; the edit stays in
+        the document.
         """
 
 

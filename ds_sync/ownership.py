@@ -37,7 +37,12 @@ class Ownership:
             os.close(self._descriptor)
             raise FileInUseError(f"{os.fspath(path)} is in use by {owner}", owner=owner) from None
         text = json.dumps(
-            {"pid": os.getpid(), "role": role, "command": " ".join(sys.argv)[:200], "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+            {
+                "pid": os.getpid(),
+                "role": role,
+                "command": " ".join(sys.argv)[:200],
+                "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+            }
         )
         os.ftruncate(self._descriptor, 0)
         os.lseek(self._descriptor, 0, os.SEEK_SET)

@@ -1,0 +1,1 @@
+"""Yjs documents by pycrdt: the default adapter."""

@@ -1,0 +1,1 @@
+"""The ds-sync command: one command is one call of the public API."""

@@ -1,0 +1,1 @@
+"""Speaks the Durable Streams protocol over HTTP."""

@@ -23,8 +23,8 @@ STREAM_SSE_DATA_ENCODING: Final = "stream-sse-data-encoding"
 STREAM_FORKED_FROM: Final = "stream-forked-from"
 STREAM_FORK_OFFSET: Final = "stream-fork-offset"
 STREAM_INCARNATION: Final = "stream-incarnation"
-"""Ours. In answers: which life of the URL this is; on a 404: the life that was deleted. In a PUT: the id the new stream should have, sent by a
-replica that makes a lost stream anew, so that the others see the same life with a lost history, and heal it."""
+"""Ours. In answers: which life of the URL this is; on a 404: the life that was deleted. In a PUT: the id the new stream should
+have, sent by a replica that makes a lost stream anew, so that the others see the same life with a lost history, and heal it."""
 
 PRODUCER_ID: Final = "producer-id"
 PRODUCER_EPOCH: Final = "producer-epoch"

@@ -1,0 +1,1 @@
+"""Serves the Durable Streams protocol as an ASGI application."""

@@ -1,0 +1,1 @@
+"""Contract kits and fault injection for authors of adapters and engines: shipped, so that third parties can use them."""
