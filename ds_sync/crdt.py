@@ -37,10 +37,10 @@ class CrdtAdapter(Protocol):
         """Return an empty document, with a fresh identity: no two calls give one (a copied file must not write as its original)."""
 
     def apply(self, doc: Any, updates: Sequence[bytes]) -> bool:
-        """Integrate `updates`, in any order, again or not; return whether the document's *content* changed by it.
+        """Integrate `updates`, in any order, again or not; return whether they were news.
 
-        Never seen by `observe`. An update that only waits changes nothing yet: False. Malformed bytes raise InvalidUpdateError with
-        the index of the culprit; those before it are applied, the culprit and those after it are not.
+        News: the content changed (deletions count), or an update that waits was not known yet. Never seen by `observe`. Malformed bytes
+        raise InvalidUpdateError with the index of the culprit; those before it are applied, the culprit and those after it are not.
         """
 
     def version(self, doc: Any) -> bytes:
