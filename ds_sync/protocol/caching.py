@@ -1,0 +1,36 @@
+"""What caches may keep (PROTOCOL.md section 8): entity tags, conditional requests and Cache-Control."""
+
+from __future__ import annotations
+
+from typing import Final
+
+NO_STORE: Final = "no-store"
+"""Answers about this moment: HEAD, `offset=now`, errors about history."""
+
+REVALIDATE: Final = "no-cache"
+"""Pages that end at the tail, or start without an offset to prove their history: kept, but asked for again each time."""
+
+IMMUTABLE_PAGE: Final = "public, max-age=60, stale-while-revalidate=300"
+"""Full pages between two offsets: the bytes behind an offset never change."""
+
+LIVE_PAGE: Final = "public, max-age=20"
+"""Answers to long-polls that carry data: whoever asks the same within one cursor interval may share them."""
+
+
+def build_etag(incarnation: str, start: str, end: str, *, closed: bool) -> str:
+    """Return the tag of the page from `start` to `end`; closing the stream changes it although the bytes stay."""
+    return f'"{incarnation[:12]}:{start}:{end}{":c" if closed else ""}"'
+
+
+def matches_etag(if_none_match: str | None, etag: str) -> bool:
+    """Whether an If-None-Match header covers `etag`: a list of tags, weak or strong, or `*`."""
+    if if_none_match is None:
+        return False
+    return any(tag.strip() in ("*", etag, f"W/{etag}") for tag in if_none_match.split(","))
+
+
+def decide_cache_control(*, from_beginning: bool, up_to_date: bool, live: bool) -> str:
+    """Return the Cache-Control of a 200 answer with a page."""
+    if live:
+        return LIVE_PAGE
+    return REVALIDATE if up_to_date or from_beginning else IMMUTABLE_PAGE

@@ -1,0 +1,58 @@
+"""JSON streams: a body is one message, or an array of them, flattened by one level (PROTOCOL.md section 7.1).
+
+A record holds the text of the messages of one body with commas between them, exactly as the client spelled them: numbers
+keep their digits and strings their escapes. A page is the records with commas between them, in brackets.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from json.decoder import JSONDecodeError
+from typing import Final, NoReturn
+
+from ds_sync.exceptions import InvalidRequestError
+
+JSON_MEDIA_TYPE: Final = "application/json"
+
+_WHITESPACE: Final = " \t\n\r"
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+# Numbers are kept as text, so that one of a million digits costs no arithmetic and none overflows.
+_DECODER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse_constant)
+
+
+def _invalid(message: str) -> InvalidRequestError:
+    return InvalidRequestError(message, code="INVALID_JSON")
+
+
+def parse_json_body(body: bytes) -> bytes:
+    """Return the record of a JSON body: the inside of its array, or the message itself; b"" for an empty array.
+
+    Raises InvalidRequestError (code INVALID_JSON) unless the body is one JSON value in UTF-8.
+    """
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        raise _invalid("the body is not UTF-8") from None
+    text = text.strip(_WHITESPACE)
+    try:
+        _, end = _DECODER.raw_decode(text)
+    except RecursionError:
+        raise _invalid("the JSON is nested too deeply") from None
+    except (JSONDecodeError, ValueError):
+        raise _invalid("the body is not JSON") from None
+    if end != len(text):
+        raise _invalid("the body holds more than one JSON value")
+    if text[0] == "[":
+        text = text[1:-1].strip(_WHITESPACE)
+    return text.encode()
+
+
+def build_json_page(records: Sequence[bytes]) -> bytes:
+    """Return the array that holds the messages of `records`, in order."""
+    return b"[" + b",".join(records) + b"]"
