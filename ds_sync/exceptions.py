@@ -26,6 +26,7 @@ DsSyncError
 │   └── StorageFullError        no space; nothing that was stored is lost
 ├── CrdtError
 │   ├── InvalidUpdateError      bytes the CRDT library refuses                        .index
+│   ├── DocumentBusyError       the application has a transaction open: try again soon
 │   ├── FormatMismatchError     the document was made by another adapter              .found .expected
 │   └── UnknownAdapterError     no adapter or engine of that name is installed        .name
 ├── SyncStoppedError            a document that can't sync until somebody acts        .state
@@ -214,6 +215,10 @@ class InvalidUpdateError(CrdtError):
         super().__init__(message)
         self.index = index
         """Which of the updates given; those before it were applied."""
+
+
+class DocumentBusyError(CrdtError):
+    """The application has a transaction open on the document. Nothing was applied: try again at the next turn of the event loop."""
 
 
 class FormatMismatchError(CrdtError):

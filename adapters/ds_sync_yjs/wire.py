@@ -1,0 +1,170 @@
+"""Just enough of the Yjs update format (version 1) to judge bytes before and after pycrdt sees them.
+
+An update is: the number of clients; for each the number of structs, the client, the first clock and the structs; then the delete set:
+the number of clients, and for each the client, the number of ranges and (clock, length) pairs. Numbers are varints.
+"""
+
+from __future__ import annotations
+
+MAX_DEPTH = 2_000
+"""Of values in values. pycrdt reads them by recursion: some 50,000 levels overflow an 8 MB stack and end the process, 10,000 do not."""
+
+_ARRAY, _MAP = 0x75, 0x76
+
+
+class WireError(ValueError):
+    """Bytes that are no update, or that must not reach pycrdt."""
+
+
+class _Reader:
+    __slots__ = ("at", "data")
+
+    def __init__(self, data: bytes, at: int = 0) -> None:
+        self.data = data
+        self.at = at
+
+    def varint(self) -> int:
+        value = shift = 0
+        while True:
+            byte = self.data[self.at]
+            self.at += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+            shift += 7
+
+    def byte(self) -> int:
+        self.at += 1
+        return self.data[self.at - 1]
+
+    def skip(self, size: int) -> None:
+        self.at += size
+        if self.at > len(self.data):
+            raise IndexError
+
+    def skip_block(self) -> None:
+        self.skip(self.varint())
+
+    def skip_id(self) -> None:
+        self.varint()
+        self.varint()
+
+
+def read_version(version: bytes) -> dict[int, int]:
+    """Return a state vector as {client: next clock}."""
+    reader = _Reader(version)
+    return {reader.varint(): reader.varint() for _ in range(reader.varint())}
+
+
+def deletes_beyond(rest: bytes, version: dict[int, int]) -> bool:
+    """Whether `rest`, an update without structs, deletes what a document at `version` does not have yet."""
+    reader = _Reader(rest, 1)
+    for _ in range(reader.varint()):
+        known = version.get(reader.varint(), 0)
+        for _ in range(reader.varint()):
+            if reader.varint() + reader.varint() > known:
+                return True
+    return False
+
+
+def check_depth(update: bytes) -> None:
+    """Raise WireError for values nested deeper than MAX_DEPTH.
+
+    Each level costs a byte 0x75 or 0x76 ("u", "v"), so that counting those clears nearly every update; only large ones are walked.
+    """
+    if update.count(b"u") + update.count(b"v") <= MAX_DEPTH:
+        return
+    reader = _Reader(update)
+    try:
+        for _ in range(reader.varint()):
+            structs = reader.varint()
+            reader.skip_id()
+            for _ in range(structs):
+                _skip_struct(reader)
+    except IndexError:
+        raise WireError("the update ends early") from None
+
+
+def _skip_struct(reader: _Reader) -> None:
+    info = reader.byte()
+    kind = info & 0x1F
+    if kind in (0, 10):  # collected structs, and gaps: a length
+        reader.varint()
+        return
+    if info & 0x80:
+        reader.skip_id()
+    if info & 0x40:
+        reader.skip_id()
+    if not info & 0xC0:
+        if reader.varint() == 1:  # the parent is a root, by name; else another struct
+            reader.skip_block()
+        else:
+            reader.skip_id()
+        if info & 0x20:
+            reader.skip_block()
+    _skip_content(reader, kind)
+
+
+def _skip_content(reader: _Reader, kind: int) -> None:
+    match kind:
+        case 1:  # deleted: a length
+            reader.varint()
+        case 2:  # JSON values, as text
+            for _ in range(reader.varint()):
+                _check_json(reader)
+        case 3 | 4:  # binary, string
+            reader.skip_block()
+        case 5:  # embed
+            _check_json(reader)
+        case 6:  # format: key, value
+            reader.skip_block()
+            _check_json(reader)
+        case 7:  # a shared type; XML elements (3) and hooks (5) carry a name
+            shared = reader.varint()
+            if shared in (3, 5):
+                reader.skip_block()
+            elif shared == 7:
+                raise WireError("weak links are not supported")
+        case 8:  # values
+            _skip_values(reader, reader.varint())
+        case 9:  # a subdocument: id, options
+            reader.skip_block()
+            _skip_values(reader, 1)
+        case _:
+            raise WireError(f"unknown content {kind}")
+
+
+def _check_json(reader: _Reader) -> None:
+    size = reader.varint()
+    text = reader.data[reader.at : reader.at + size]
+    reader.skip(size)
+    if text.count(b"[") + text.count(b"{") > MAX_DEPTH:
+        raise WireError("a JSON value with too many levels")
+
+
+def _skip_values(reader: _Reader, count: int) -> None:
+    """Pass `count` values without recursion; `open_levels` holds what is left to read at each level, and whether keys come first."""
+    open_levels: list[list[int]] = [[count, 0]]
+    while open_levels:
+        level = open_levels[-1]
+        if level[0] == 0:
+            open_levels.pop()
+            continue
+        level[0] -= 1
+        if level[1]:
+            reader.skip_block()
+        tag = reader.byte()
+        if tag in (_ARRAY, _MAP):
+            if len(open_levels) > MAX_DEPTH:
+                raise WireError(f"values nested more than {MAX_DEPTH} levels deep")
+            open_levels.append([reader.varint(), int(tag == _MAP)])
+        elif tag in (0x74, 0x77):  # bytes, string
+            reader.skip_block()
+        elif tag == 0x7D:  # integer: its varint's first byte keeps a bit for the sign, the continuation bit is the same
+            reader.varint()
+        elif tag == 0x7C:
+            reader.skip(4)
+        elif tag in (0x7B, 0x7A):
+            reader.skip(8)
+        elif tag not in (0x7F, 0x7E, 0x79, 0x78):
+            raise WireError(f"unknown value {tag}")
