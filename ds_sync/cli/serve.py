@@ -1,0 +1,166 @@
+"""`ds-sync serve`: one process, one port, one file, on Granian."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from ds_sync.exceptions import StoreError
+from ds_sync.server.app import create_app
+from ds_sync.server.engines.base import StorageEngine
+
+DRAIN_SECONDS = 10.0
+"""How long SIGTERM waits for requests under way."""
+
+FLUSH_SECONDS = 0.1
+"""For answers that were given to the HTTP server and are still on their way to the socket."""
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=4437, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on; 0 picks a free one.")
+@click.option("--data", type=click.Path(dir_okay=False, path_type=Path), help="SQLite file for the streams.  [default: ./ds-sync.db]")
+@click.option("--memory", is_flag=True, help="Keep streams in memory only: gone when the server ends.")
+@click.option(
+    "--long-poll-timeout", default=30.0, show_default=True, type=click.FloatRange(0.1, 600), help="Seconds a long-poll waits for data."
+)
+@click.option(
+    "--max-body", default=64 * 1024 * 1024, show_default=True, type=click.IntRange(1024), help="Bytes one request's body may have."
+)
+def serve(host: str, port: int, data: Path | None, memory: bool, long_poll_timeout: float, max_body: int) -> None:
+    """Serve streams until SIGTERM or SIGINT."""
+    if memory and data is not None:
+        raise click.UsageError("--memory and --data exclude each other")
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    path = Path("ds-sync.db") if data is None else data
+    try:
+        listener = _listen(host, port)
+    except OSError as error:
+        _fail(f"can't listen on {host}:{port}: {error.strerror or error}")
+    engine: StorageEngine
+    try:
+        engine = _open_engine(None if memory else path)
+    except StoreError as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"can't open {path}: {error.strerror or error}")
+    where = "memory" if memory else f"sqlite {path}"
+    sys.exit(_run(lambda: _serve(engine, listener, where, long_poll_timeout=long_poll_timeout, max_body=max_body)))
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(f"ds-sync serve: {message}", err=True)
+    sys.exit(2)
+
+
+def _open_engine(path: Path | None) -> StorageEngine:
+    if path is None:
+        from ds_sync.server.engines.memory import MemoryEngine
+
+        return MemoryEngine()
+    from ds_sync.server.engines.sqlite import SqliteEngine
+
+    return SqliteEngine(path)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        # Not SO_REUSEPORT, which Granian would set: a second server on the port must fail, not share the requests.
+        if sys.platform != "win32":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(1024)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(main())
+    return uvloop.run(main())
+
+
+async def _serve(engine: StorageEngine, listener: socket.socket, where: str, *, long_poll_timeout: float, max_body: int) -> int:
+    from granian._granian import SocketHolder
+    from granian.constants import HTTPModes, Interfaces
+    from granian.server.embed import Server
+
+    class ListeningServer(Server):
+        """Granian on a socket that listens already: it can't make one that refuses a port in use. It closes the socket."""
+
+        def _init_shared_socket(self) -> None:
+            descriptor = listener.detach()
+            self._shd: Any = SocketHolder(descriptor, False, 1024)  # type: ignore[call-arg]  # granian's stub forgets __new__
+            self._sfd: Any = descriptor
+            self._ssp: Any = None
+
+    app = create_app(engine, long_poll_timeout=long_poll_timeout, max_body=max_body)
+    host, port = listener.getsockname()[:2]
+    server = ListeningServer(
+        app,
+        address=host,
+        port=port,
+        interface=Interfaces.ASGINL,
+        http=HTTPModes.auto,
+        websockets=True,
+        backlog=1024,
+        backpressure=100_000,
+        log_enabled=False,
+    )
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        try:
+            loop.add_signal_handler(number, stop.set)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+    serving = asyncio.ensure_future(server.serve())
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await _accepting(host, port)
+        shown = f"[{host}]" if ":" in host else host
+        print(f"ds-sync serving http://{shown}:{port} ({where})", flush=True)
+        await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            serving.result()
+            return 1
+        await app.drain(DRAIN_SECONDS)
+        await asyncio.sleep(FLUSH_SECONDS)
+        server.signal_handler_interrupt()
+        await asyncio.wait((serving,), timeout=DRAIN_SECONDS)
+        return 0
+    finally:
+        stopping.cancel()
+        await app.aclose()
+        await engine.aclose()
+        listener.close()
+
+
+async def _accepting(host: str, port: int) -> None:
+    """Return when the server answers, not just when its socket listens."""
+    target = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    reader, writer = await asyncio.open_connection(target, port)
+    writer.write(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+    status = await reader.readline()
+    writer.close()
+    if b" 200 " not in status:
+        raise OSError(f"the server answered its first request with {status!r}")
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,143 @@
+"""The ASGI application: finds the handler, turns refusals into answers, counts what is under way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeAlias
+
+from ds_sync import __version__
+from ds_sync.environment import Environment
+from ds_sync.exceptions import DsSyncError, NotFoundError
+from ds_sync.server.engines.base import StorageEngine
+from ds_sync.server.live import Waiters
+from ds_sync.server.requests import ClientGoneError, parse_stream_path
+from ds_sync.server.responses import METHODS, PREFLIGHT_HEADERS, Message, Receive, Scope, Send, answer, build_refusal
+from ds_sync.server.streams import Limits, Streams, raw_path
+
+STREAM_MOUNT: Final = "/v1/stream/"
+RESERVED: Final = "__ds/"
+"""Below the mount: the protocol's own, for subscriptions."""
+
+log = logging.getLogger(__name__)
+
+Handler: TypeAlias = Callable[[str, Scope, Receive, Send], Awaitable[None]]
+
+
+class Application:
+    """An ASGI 3 application over one engine. Made by `create_app`."""
+
+    def __init__(self, engine: StorageEngine, environment: Environment, limits: Limits) -> None:
+        self.engine = engine
+        self._environment = environment
+        self._waiters = Waiters()
+        self._unwatch = engine.watch(self._waiters.wake)
+        self._under_way = 0
+        self._idle: asyncio.Event | None = None
+        streams = Streams(engine, environment, limits, self._waiters)
+        self._handlers: dict[str, Handler] = {
+            "POST": streams.post,
+            "GET": streams.get,
+            "HEAD": streams.head,
+            "PUT": streams.put,
+            "DELETE": streams.delete,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or the lifespan."""
+        if scope["type"] == "http":
+            self._under_way += 1
+            try:
+                await self._serve(scope, receive, send)
+            finally:
+                self._under_way -= 1
+                if self._idle is not None and not self._under_way:
+                    self._idle.set()
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
+        else:
+            await receive()
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def drain(self, seconds: float) -> bool:
+        """End the live readers, wait up to `seconds` for the requests under way; return whether all are done."""
+        self._waiters.stop()
+        if self._under_way:
+            self._idle = asyncio.Event()
+            waiting = asyncio.ensure_future(self._idle.wait())
+            await asyncio.wait((waiting,), timeout=seconds)
+            waiting.cancel()
+        return not self._under_way
+
+    async def aclose(self) -> None:
+        """Stop listening to the engine. The engine belongs to whoever opened it."""
+        self._waiters.stop()
+        self._unwatch()
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def send_noting(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            method = scope["method"]
+            path = scope["path"]
+            if method == "OPTIONS":
+                await send({"type": "http.response.start", "status": 204, "headers": PREFLIGHT_HEADERS})
+                await send({"type": "http.response.body", "body": b""})
+            elif path.startswith(STREAM_MOUNT):
+                handler = self._handlers.get(method)
+                if handler is None:
+                    await _refuse_method(send)
+                    return
+                name = parse_stream_path(raw_path(scope)[len(STREAM_MOUNT) :])
+                if name.startswith(RESERVED):
+                    raise NotFoundError("this server offers no subscriptions", code="NOT_FOUND")
+                await handler(name, scope, receive, send_noting)
+            elif path == "/health" and method in ("GET", "HEAD"):
+                body = json.dumps({"status": "ok", "version": __version__, "durable": self.engine.durable}).encode()
+                fields = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+                await answer(send, 200, fields, body if method == "GET" else b"")
+            else:
+                raise NotFoundError("nothing is served at this path", code="NOT_FOUND")
+        except ClientGoneError:
+            return
+        except DsSyncError as error:
+            if started:
+                raise
+            status, fields, body = build_refusal(error)
+            if status >= 500:
+                log.warning("%s %s: %s", scope["method"], scope["path"], error)
+            await answer(send, status, fields, b"" if scope["method"] == "HEAD" else body)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            await send({"type": f"{message['type']}.complete"})
+            if message["type"] == "lifespan.shutdown":
+                await self.aclose()
+                return
+
+
+async def _refuse_method(send: Send) -> None:
+    body = json.dumps({"error": {"code": "METHOD_NOT_ALLOWED", "message": "this method means nothing here"}}).encode()
+    await answer(send, 405, [(b"allow", METHODS), (b"content-type", b"application/json")], body)
+
+
+def create_app(
+    engine: StorageEngine,
+    *,
+    environment: Environment | None = None,
+    long_poll_timeout: float = 30.0,
+    sse_seconds: float = 60.0,
+    max_body: int = 64 * 1024 * 1024,
+    page_bytes: int = 1024 * 1024,
+) -> Application:
+    """Return the application that serves `engine`; times are seconds, sizes bytes. The engine stays the caller's to close."""
+    limits = Limits(max_body=max_body, page_bytes=page_bytes, long_poll_timeout=long_poll_timeout, sse_seconds=sse_seconds)
+    return Application(engine, environment or Environment(), limits)

@@ -1,0 +1,92 @@
+"""The StorageEngine port: where a server keeps its streams. Knows bytes and atomicity; knows no HTTP, JSON or clocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, TypeVar
+
+from ds_sync.exceptions import GoneError
+from ds_sync.protocol.decisions import Decision, StreamState, StreamView
+from ds_sync.protocol.history import Place, spell_place
+from ds_sync.protocol.offsets import Offset
+
+R = TypeVar("R")
+
+Decide: TypeAlias = Callable[[Sequence[StreamView]], Decision[R]]
+"""A pure function: one view for each path of the transaction, in order, to one decision with as many changes."""
+
+Watcher: TypeAlias = Callable[[Collection[str]], None]
+"""Called on the event loop with the paths that changed: once for a whole batch of commits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Consecutive records of a stream, and what the stream was when they were read."""
+
+    state: StreamState | None
+    """Durable. None: nothing was ever at this path; `deleted`: a tombstone. Neither has records."""
+    records: tuple[bytes, ...]
+    end: Place
+    """After the last of the records; where reading began if there are none."""
+
+    @property
+    def next_offset(self) -> Offset:
+        """The offset to read on from."""
+        return spell_place(self.end)
+
+    @property
+    def up_to_date(self) -> bool:
+        """Whether nothing was left to read."""
+        return self.state is None or self.end.position == self.state.position
+
+
+class StorageEngine(Protocol):
+    """Streams of records, each with its state and producers.
+
+    Order: the transactions on one path happen one after the other, and readers see them in that order. Durability: what
+    `transact` returned, and what `read` showed, survives the death of the process if `durable`. A state and its records
+    are never seen apart. Paths are plain strings: "a" has nothing to do with "a/b" or "ab". All methods are called on one
+    event loop; `decide` and watchers must not call back into the engine. Methods raise ClosedError after `aclose`.
+    """
+
+    durable: bool
+    """Whether what was acknowledged survives the death of the process, and loss of power."""
+
+    async def transact(self, paths: Sequence[str], decide: Decide[R], *, producer: str | None = None) -> R:
+        """Run `decide` under the exclusive right to `paths`, make its changes durable in one commit, return its result.
+
+        `decide` may run again with newer views. What it raises is raised here, and nothing is stored. `producer` names the
+        one producer whose state the views must hold. Raises StorageFullError if there is no space: then nothing has
+        changed, and it may be tried again. A transaction that is cancelled while it is being stored may still be stored.
+        """
+        ...
+
+    async def read(self, path: str, after: Place | None, limit: int) -> Run:
+        """Return whole records from `after` on: about `limit` bytes of them, at least one if there is one and limit > 0.
+
+        `after` None means the tail: no records, just the state. Raises GoneError (HISTORY_DIVERGED) if `after` is not a
+        place between two records of this very history; its check plus one is the same place.
+        """
+        ...
+
+    async def list(self, glob: str) -> list[str]:
+        """Return the paths of living streams that match, sorted. `*` is any run of characters but "/", `**` any run."""
+        ...
+
+    def watch(self, watcher: Watcher) -> Callable[[], None]:
+        """Have `watcher` called after every commit, by any node. Returns what ends it. A hint: who hears it reads again."""
+        ...
+
+    async def aclose(self) -> None:
+        """Finish the commits under way and let go of everything."""
+        ...
+
+
+def diverged(state: StreamState) -> GoneError:
+    """Return the error for an offset that is no place in this history."""
+    return GoneError(
+        "the offset is not a place in this stream's history: read it again from its beginning",
+        code="HISTORY_DIVERGED",
+        incarnation=state.incarnation,
+    )

@@ -1,0 +1,96 @@
+"""Streams in memory: for tests, demonstrations and caches. Gone with the process."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from ds_sync.exceptions import ClosedError
+from ds_sync.protocol.decisions import Change, StreamView
+from ds_sync.protocol.history import START, Place
+from ds_sync.protocol.producer import ProducerState
+from ds_sync.server.engines.base import Decide, Run, Watcher, diverged
+from ds_sync.server.engines.globs import compile_glob
+
+R = TypeVar("R")
+
+
+class MemoryEngine:
+    """A StorageEngine that keeps everything in this process."""
+
+    durable = False
+
+    def __init__(self) -> None:
+        self._views: dict[str, StreamView] = {}
+        self._producers: dict[str, dict[str, ProducerState]] = {}
+        self._records: dict[str, list[bytes]] = {}
+        self._places: dict[str, list[Place]] = {}
+        self._watchers: list[Watcher] = []
+        self._closed = False
+
+    async def transact(self, paths: Sequence[str], decide: Decide[R], *, producer: str | None = None) -> R:
+        """Decide and apply in one turn of the event loop: nothing can come between."""
+        self._require_open()
+        decision = decide([self._views.get(path) or StreamView(None, {}) for path in paths])
+        changed = [path for path, change in zip(paths, decision.changes, strict=True) if change is not None]
+        for path, change in zip(paths, decision.changes, strict=True):
+            if change is not None:
+                self._apply(path, change)
+        if changed:
+            for watcher in tuple(self._watchers):
+                watcher(changed)
+        return decision.result
+
+    async def read(self, path: str, after: Place | None, limit: int) -> Run:
+        """Read from memory."""
+        self._require_open()
+        view = self._views.get(path)
+        state = None if view is None else view.state
+        if state is None or state.deleted:
+            return Run(state, (), after or START)
+        if after is None:
+            return Run(state, (), state.place)
+        places = self._places[path]
+        first = bisect_left(places, after.position, key=lambda place: place.position)
+        if first == len(places) or not after.matches(places[first]):
+            raise diverged(state)
+        end = bisect_right(places, after.position + limit, key=lambda place: place.position) - 1
+        if end == first and limit > 0 and first < len(places) - 1:
+            end = first + 1
+        return Run(state, tuple(self._records[path][first:end]), places[end] if end > first else after)
+
+    async def list(self, glob: str) -> list[str]:
+        """Match against all paths."""
+        self._require_open()
+        matches = compile_glob(glob).fullmatch
+        return sorted(path for path, view in self._views.items() if view.state is not None and not view.state.deleted and matches(path))
+
+    def watch(self, watcher: Watcher) -> Callable[[], None]:
+        """Call `watcher` in the turn that commits."""
+        self._watchers.append(watcher)
+        return lambda: self._watchers.remove(watcher)
+
+    async def aclose(self) -> None:
+        """Forget everything."""
+        self._closed = True
+        self._views.clear()
+        self._records.clear()
+        self._places.clear()
+
+    def _apply(self, path: str, change: Change) -> None:
+        if change.fresh:
+            self._producers[path] = {}
+            self._records[path] = []
+            self._places[path] = [START]
+        producers = self._producers[path]
+        if change.producer is not None:
+            producers[change.producer[0]] = change.producer[1]
+        self._views[path] = StreamView(change.state, producers)
+        if change.record is not None:
+            self._records[path].append(change.record)
+            self._places[path].append(change.state.place)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ClosedError("the engine was closed")

@@ -1,0 +1,90 @@
+"""Reading a request: path, headers, query, body. Everything in it is untrusted; what is wrong is InvalidRequestError."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import parse_qs, unquote_to_bytes
+
+from ds_sync.exceptions import InvalidRequestError, PayloadTooLargeError
+from ds_sync.protocol.headers import MAX_INTEGER, parse_integer
+from ds_sync.server.responses import Receive, Scope
+
+MAX_PATH: Final = 2048
+"""Bytes of a stream's path, decoded."""
+
+DISCARD_FACTOR: Final = 4
+"""A body up to this many times the limit is received and thrown away, so that its sender sees 413 and not a reset."""
+
+
+class ClientGoneError(Exception):
+    """The client hung up before its request was complete. Nothing was done, and nobody is there to be told."""
+
+
+def parse_stream_path(raw: bytes) -> str:
+    """Return the stream's path from the raw bytes after the mount point. Raises InvalidRequestError (INVALID_PATH).
+
+    Percent-encoding is undone, so that one stream has one name. Dot segments and control characters are refused, encoded or
+    not: proxies and browsers resolve them, and two parties would mean different streams.
+    """
+    try:
+        path = unquote_to_bytes(raw).decode("utf-8")
+    except UnicodeDecodeError:
+        raise InvalidRequestError("the path is not UTF-8", code="INVALID_PATH") from None
+    if not path or len(path) > MAX_PATH:
+        raise InvalidRequestError(f"the path must have 1 to {MAX_PATH} characters", code="INVALID_PATH")
+    if not path.isprintable() or any(segment in (".", "..") for segment in path.split("/")):
+        raise InvalidRequestError("the path holds dot segments or control characters", code="INVALID_PATH")
+    return path
+
+
+def parse_headers(scope: Scope) -> dict[str, str]:
+    """Return the headers by lower-case name; of a repeated one, the last."""
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+def parse_query(raw: bytes) -> Mapping[str, list[str]]:
+    """Return all values of each query parameter, empty ones too. Raises InvalidRequestError."""
+    if not raw:
+        return {}
+    try:
+        return parse_qs(raw.decode("latin-1"), keep_blank_values=True, max_num_fields=64)
+    except ValueError:
+        raise InvalidRequestError("the query has too many parameters") from None
+
+
+def only_value(query: Mapping[str, list[str]], name: str) -> str | None:
+    """Return the one value of a parameter, or None without it. Raises InvalidRequestError if it is given twice."""
+    values = query.get(name)
+    if values is None:
+        return None
+    if len(values) != 1:
+        raise InvalidRequestError(f"{name} is given more than once")
+    return values[0]
+
+
+async def read_body(receive: Receive, headers: Mapping[str, str], limit: int) -> bytes:
+    """Return the whole body. Raises PayloadTooLargeError above `limit` bytes, ClientGoneError if it breaks off."""
+    announced = headers.get("content-length")
+    length = MAX_INTEGER if announced is None else parse_integer(announced, "Content-Length")
+    if announced is not None and length > limit * DISCARD_FACTOR:
+        raise PayloadTooLargeError(f"the body has {length} bytes; the limit is {limit}")
+    parts: list[bytes] = []
+    received = 0
+    while received < length:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        part: bytes = message.get("body", b"")
+        received += len(part)
+        if received <= limit:
+            parts.append(part)
+        elif received > limit * DISCARD_FACTOR:
+            break
+        else:
+            parts.clear()
+        if not message.get("more_body", False):
+            break
+    if received > limit:
+        raise PayloadTooLargeError(f"the body is above the limit of {limit} bytes")
+    return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -1,0 +1,304 @@
+"""Streams over HTTP: `/v1/stream/<path>` (PROTOCOL.md sections 5 to 8). Rules are in ds_sync.protocol.decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ds_sync.environment import Environment
+from ds_sync.exceptions import GoneError, InvalidRequestError, StoreError
+from ds_sync.protocol import headers as names
+from ds_sync.protocol.caching import NO_STORE, build_etag, decide_cache_control, matches_etag
+from ds_sync.protocol.cursor import build_cursor
+from ds_sync.protocol.decisions import (
+    AppendOutcome,
+    AppendRequest,
+    CreateOutcome,
+    CreateRequest,
+    Decision,
+    StreamState,
+    StreamView,
+    decide_append,
+    decide_create,
+    decide_delete,
+    require_stream,
+)
+from ds_sync.protocol.history import START, Place, parse_place, spell_place
+from ds_sync.protocol.json_mode import build_json_page
+from ds_sync.protocol.offsets import BEGINNING, NOW, parse_request_offset
+from ds_sync.server.engines.base import Run, StorageEngine
+from ds_sync.server.live import Hangup, SharedPages, Waiters, build_control_event, build_data_event
+from ds_sync.server.requests import only_value, parse_headers, parse_query, read_body
+from ds_sync.server.responses import COMMON_HEADERS, HeaderList, Receive, Scope, Send, answer
+
+DEFAULT_CONTENT_TYPE: Final = "application/octet-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may take."""
+
+    max_body: int = 64 * 1024 * 1024
+    """Bytes of a request's body."""
+    page_bytes: int = 1024 * 1024
+    """About how many bytes of data an answer holds; a single larger record is answered whole."""
+    long_poll_timeout: float = 30.0
+    """Seconds a long-poll waits."""
+    sse_seconds: float = 60.0
+    """Seconds after which an SSE answer ends, so that caches and balancers can move it; clients come back at once."""
+    sse_heartbeat: float = 15.0
+    """Seconds of silence after which an SSE answer repeats its control event."""
+
+
+class Streams:
+    """The requests on streams, over one engine."""
+
+    def __init__(self, engine: StorageEngine, environment: Environment, limits: Limits, waiters: Waiters) -> None:
+        self._engine = engine
+        self._environment = environment
+        self._limits = limits
+        self._waiters = waiters
+        self._pages = SharedPages()
+
+    async def put(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """PUT: create (section 5.1)."""
+        headers = parse_headers(scope)
+        body = await read_body(receive, headers, self._limits.max_body)
+        request = CreateRequest(
+            path,
+            _content_type(headers.get("content-type")),
+            f"{self._environment.random.getrandbits(128):032x}",
+            names.parse_incarnation(headers.get(names.STREAM_INCARNATION)),
+            body,
+            closed=names.parse_flag(headers.get(names.STREAM_CLOSED)),
+        )
+
+        def decide(views: Sequence[StreamView]) -> Decision[CreateOutcome]:
+            return decide_create(views[0], request)
+
+        outcome = await self._engine.transact((path,), decide)
+        fields = _state_headers(outcome.state)
+        if outcome.created:
+            host = headers.get("host", "localhost")
+            fields.append((b"location", f"{scope.get('scheme', 'http')}://{host}".encode("latin-1") + raw_path(scope)))
+        await answer(send, 201 if outcome.created else 200, fields)
+
+    async def post(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """POST: append, close (sections 5.2 and 5.3)."""
+        headers = parse_headers(scope)
+        get = headers.get
+        producer = names.parse_producer(get(names.PRODUCER_ID), get(names.PRODUCER_EPOCH), get(names.PRODUCER_SEQ))
+        body = await read_body(receive, headers, self._limits.max_body)
+        request = AppendRequest(
+            path, body, get("content-type") or None, names.parse_flag(get(names.STREAM_CLOSED)), producer, get(names.STREAM_SEQ)
+        )
+
+        def decide(views: Sequence[StreamView]) -> Decision[AppendOutcome]:
+            return decide_append(views[0], request)
+
+        outcome = await self._engine.transact((path,), decide, producer=None if producer is None else producer.id)
+        state = outcome.state
+        fields: HeaderList = [
+            (b"stream-next-offset", state.tail.encode()),
+            (b"stream-incarnation", state.incarnation.encode()),
+        ]
+        if state.closed:
+            fields.append((b"stream-closed", b"true"))
+        if outcome.producer is not None:
+            fields.append((b"producer-epoch", b"%d" % outcome.producer.epoch))
+            fields.append((b"producer-seq", b"%d" % outcome.producer.seq))
+        fresh = producer is not None and body and not outcome.duplicate
+        await answer(send, 200 if fresh else 204, fields)
+
+    async def delete(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """DELETE (section 5.4 of the protocol's operations)."""
+        tombstone = await self._engine.transact((path,), lambda views: decide_delete(views[0]))
+        await answer(send, 204, [(b"stream-incarnation", tombstone.incarnation.encode())])
+
+    async def head(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """HEAD: what the stream is now; never cached."""
+        state = require_stream((await self._engine.read(path, None, 0)).state)
+        fields = _state_headers(state)
+        fields.append((b"cache-control", NO_STORE.encode()))
+        fields.append((b"etag", build_etag(state.incarnation, BEGINNING, state.tail, closed=state.closed).encode()))
+        await answer(send, 200, fields)
+
+    async def get(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """GET: catch-up, long-poll, SSE (sections 5.5 to 5.7)."""
+        query = parse_query(scope["query_string"])
+        asked = only_value(query, names.QUERY_OFFSET)
+        live = only_value(query, names.QUERY_LIVE)
+        cursor = only_value(query, names.QUERY_CURSOR)
+        if live not in (None, names.LIVE_LONG_POLL, names.LIVE_SSE):
+            raise InvalidRequestError("live is long-poll or sse", code="INVALID_LIVE_MODE")
+        if asked is None and live is not None:
+            raise InvalidRequestError("live reading needs an offset", code="OFFSET_REQUIRED")
+        offset = BEGINNING if asked is None else parse_request_offset(asked)
+        after = START if offset == BEGINNING else None if offset == NOW else parse_place(offset)
+        if live == names.LIVE_SSE:
+            await self._follow(path, after, cursor, receive, send)
+        elif live == names.LIVE_LONG_POLL:
+            await self._long_poll(path, offset, after, cursor, scope, receive, send)
+        else:
+            run = await self._engine.read(path, after, self._limits.page_bytes)
+            if after is None:
+                state = require_stream(run.state)
+                fields = _state_headers(state)
+                fields += [(b"stream-up-to-date", b"true"), (b"cache-control", NO_STORE.encode())]
+                await answer(send, 200, fields, b"[]" if state.is_json else b"")
+            else:
+                await self._answer_page(run, offset, None, scope, send)
+
+    async def _answer_page(self, run: Run, offset: str, cursor: str | None, scope: Scope, send: Send) -> None:
+        state = require_stream(run.state)
+        end = run.next_offset
+        closed = state.closed and run.up_to_date
+        etag = build_etag(state.incarnation, offset, end, closed=closed)
+        policy = decide_cache_control(from_beginning=offset == BEGINNING, up_to_date=run.up_to_date, live=cursor is not None)
+        fields: HeaderList = [
+            (b"content-type", state.content_type.encode("latin-1")),
+            (b"stream-next-offset", end.encode()),
+            (b"stream-incarnation", state.incarnation.encode()),
+            (b"etag", etag.encode()),
+            (b"cache-control", policy.encode()),
+        ]
+        if cursor is not None:
+            fields.append((b"stream-cursor", cursor.encode()))
+        if run.up_to_date:
+            fields.append((b"stream-up-to-date", b"true"))
+        if closed:
+            fields.append((b"stream-closed", b"true"))
+        if matches_etag(_header(scope, b"if-none-match"), etag):
+            await answer(send, 304, fields)
+            return
+        if len(run.records) == 1 and not state.is_json:
+            body = run.records[0]
+        else:
+            body = self._pages.page((state.incarnation, offset, end, "page"), lambda: _join(state, run.records))
+        await answer(send, 200, fields, body)
+
+    async def _long_poll(
+        self, path: str, offset: str, after: Place | None, cursor: str | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        deadline = self._environment.monotonic() + self._limits.long_poll_timeout
+        hangup: Hangup | None = None
+        with self._waiters.waiting(path) as next_commit:
+            try:
+                while True:
+                    commit = next_commit()
+                    run = await self._engine.read(path, after, self._limits.page_bytes)
+                    state = require_stream(run.state)
+                    if after is None:
+                        after = run.end
+                    left = deadline - self._environment.monotonic()
+                    if run.records or state.closed or left <= 0 or self._waiters.stopping:
+                        break
+                    if hangup is None:
+                        hangup = Hangup(receive)
+                    await hangup.wait(commit, left)
+                    if hangup.happened:
+                        return
+            finally:
+                if hangup is not None:
+                    await hangup.stop()
+        moved = build_cursor(cursor, self._environment.now(), self._environment.random.randrange)
+        if run.records:
+            await self._answer_page(run, offset, moved, scope, send)
+            return
+        fields = _state_headers(state, run.next_offset)
+        fields += [(b"stream-up-to-date", b"true"), (b"stream-cursor", moved.encode()), (b"cache-control", NO_STORE.encode())]
+        await answer(send, 204, fields)
+
+    async def _follow(self, path: str, after: Place | None, cursor: str | None, receive: Receive, send: Send) -> None:
+        now = self._environment.monotonic
+        run = await self._engine.read(path, after, self._limits.page_bytes)
+        state = require_stream(run.state)
+        after = run.end if after is None else after
+        base64 = not (state.is_json or names.media_type(state.content_type).startswith("text/"))
+        fields: HeaderList = [
+            (b"content-type", b"text/event-stream"),
+            (b"cache-control", b"no-cache"),
+            (b"x-accel-buffering", b"no"),
+            (b"stream-incarnation", state.incarnation.encode()),
+        ]
+        if base64:
+            fields.append((b"stream-sse-data-encoding", b"base64"))
+        await send({"type": "http.response.start", "status": 200, "headers": COMMON_HEADERS + fields})
+        hangup = Hangup(receive)
+        deadline, told = now() + self._limits.sse_seconds, False
+        try:
+            with self._waiters.waiting(path) as next_commit:
+                while not hangup.happened:
+                    commit = next_commit()
+                    try:
+                        run = await self._engine.read(path, after, self._limits.page_bytes)
+                    except (GoneError, StoreError):
+                        break  # the client asks again, and is told with a status
+                    life = run.state
+                    if life is None or life.deleted or life.incarnation != state.incarnation:
+                        break
+                    ended = life.closed and run.up_to_date
+                    if run.records or ended or not told:
+                        cursor = build_cursor(cursor, self._environment.now(), self._environment.random.randrange)
+                        await self._send_event(run, life, spell_place(after), cursor, base64=base64, send=send)
+                        after, told = run.end, run.up_to_date
+                    left = deadline - now()
+                    if ended or left <= 0 or self._waiters.stopping:
+                        break
+                    if told:
+                        told = await hangup.wait(commit, min(left, self._limits.sse_heartbeat))
+        finally:
+            await hangup.stop()
+        if not hangup.happened:
+            await send({"type": "http.response.body", "body": b""})
+
+    async def _send_event(self, run: Run, state: StreamState, start: str, cursor: str, *, base64: bool, send: Send) -> None:
+        control: dict[str, object] = {names.CONTROL_NEXT_OFFSET: run.next_offset}
+        if state.closed and run.up_to_date:
+            control[names.CONTROL_CLOSED] = True
+        else:
+            control[names.CONTROL_CURSOR] = cursor
+            if run.up_to_date:
+                control[names.CONTROL_UP_TO_DATE] = True
+        event = build_control_event(control)
+        if run.records:
+            key = (state.incarnation, start, run.next_offset, "sse")
+            event = self._pages.page(key, lambda: build_data_event(_join(state, run.records), base64=base64)) + event
+        await send({"type": "http.response.body", "body": event, "more_body": True})
+
+
+def raw_path(scope: Scope) -> bytes:
+    """Return the request's path as it came, still percent-encoded."""
+    raw: bytes | None = scope.get("raw_path")
+    return (raw if raw is not None else scope["path"].encode()).partition(b"?")[0]
+
+
+def _header(scope: Scope, name: bytes) -> str | None:
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value, "latin-1")
+    return None
+
+
+def _content_type(text: str | None) -> str:
+    if text is None or not text.strip():
+        return DEFAULT_CONTENT_TYPE
+    kind, slash, detail = names.media_type(text).partition("/")
+    # PROTOCOL.md is silent on malformed types; the suite wants the default instead of a refusal.
+    return text if kind and slash and detail and " " not in kind + detail else DEFAULT_CONTENT_TYPE
+
+
+def _join(state: StreamState, records: Sequence[bytes]) -> bytes:
+    return build_json_page(records) if state.is_json else b"".join(records)
+
+
+def _state_headers(state: StreamState, offset: str | None = None) -> HeaderList:
+    fields: HeaderList = [
+        (b"content-type", state.content_type.encode("latin-1")),
+        (b"stream-next-offset", (offset or state.tail).encode()),
+        (b"stream-incarnation", state.incarnation.encode()),
+    ]
+    if state.closed:
+        fields.append((b"stream-closed", b"true"))
+    return fields
