@@ -141,7 +141,8 @@ async def _serve(engine: StorageEngine, listener: socket.socket, where: str, *, 
             return 1
         await app.drain(DRAIN_SECONDS)
         await asyncio.sleep(FLUSH_SECONDS)
-        server.signal_handler_interrupt()
+        server.interrupt_signal = True
+        server.main_loop_interrupt.set()
         await asyncio.wait((serving,), timeout=DRAIN_SECONDS)
         return 0
     finally:

@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 
 from ds_sync import __version__
 from ds_sync.environment import Environment
-from ds_sync.exceptions import DsSyncError, NotFoundError
+from ds_sync.exceptions import DsSyncError, NotFoundError, ServerError
 from ds_sync.server.engines.base import StorageEngine
 from ds_sync.server.live import Waiters
 from ds_sync.server.requests import ClientGoneError, parse_stream_path
@@ -114,6 +114,11 @@ class Application:
             if status >= 500:
                 log.warning("%s %s: %s", scope["method"], scope["path"], error)
             await answer(send, status, fields, b"" if scope["method"] == "HEAD" else body)
+        except Exception:
+            log.exception("%s %s failed", scope["method"], scope["path"])
+            if started:
+                raise
+            await answer(send, *build_refusal(ServerError("the server failed; its log says how", code="INTERNAL_ERROR")))
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:

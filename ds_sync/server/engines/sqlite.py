@@ -1,0 +1,341 @@
+"""Streams in one SQLite file: WAL, synchronous=FULL, one writer, group commit.
+
+Decisions run on the event loop against the newest states in memory, and what they change is queued. One task drains the
+queue: everything that came while the last commit was written goes into the next, as a few statements run off the loop.
+When that commit is durable all of its transactions return, and readers see it. If it fails, the states in memory go back to
+the durable ones, and all that was queued on top fails too: nothing was told to anybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from ds_sync.environment import RunInThread
+from ds_sync.exceptions import ClosedError, CorruptFileError, StoreError
+from ds_sync.ownership import Ownership
+from ds_sync.protocol.decisions import Change, StreamView
+from ds_sync.protocol.history import START, Place
+from ds_sync.protocol.producer import ProducerState
+from ds_sync.server.engines.base import Decide, Run, Watcher, diverged
+from ds_sync.server.engines.globs import compile_glob
+from ds_sync.server.engines.layout import build_state, connect, open_file, spell
+from ds_sync.server.engines.shelf import NOTHING, RecentRecords, Stream, load_shelf
+from ds_sync.server.engines.writing import (
+    LogRow,
+    producer_row,
+    read_file,
+    remove_life,
+    stream_row,
+    write_commit,
+    write_settlement,
+)
+
+R = TypeVar("R")
+
+SETTLE_ROWS: Final = 10_000
+"""Log rows after which the lower tables are brought up to date: what opening the file has to read at most."""
+
+REMOVE_ROWS: Final = 1_000
+"""Records of a deleted stream removed at a time, between two commits."""
+
+
+class _Step:
+    """One change under way: the log row it becomes, and how to take it back."""
+
+    __slots__ = ("before", "earlier", "named", "record", "row", "state", "stream")
+
+    def __init__(self, stream: Stream, earlier: Stream | None, change: Change, row: LogRow) -> None:
+        self.stream = stream
+        self.earlier = earlier
+        """The life this change ends, if it does."""
+        self.before = stream.newest.state
+        self.named = change.producer
+        self.state = change.state
+        self.record = change.record
+        self.row = row
+
+
+class _Commit:
+    """One transaction under way."""
+
+    __slots__ = ("done", "steps")
+
+    def __init__(self, done: asyncio.Future[None]) -> None:
+        self.done = done
+        self.steps: list[tuple[_Step, ProducerState | None]] = []
+        """With what was known of the step's producer before."""
+
+
+class SqliteEngine:
+    """A StorageEngine in one file, which it owns: a second one raises FileInUseError.
+
+    `run_in_thread` runs the blocking calls; by default two threads of the engine's own do, one for writing, one for reading.
+    Raises CorruptFileError and NewerFileError, and then leaves the file as it is.
+    """
+
+    durable = True
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        run_in_thread: RunInThread | None = None,
+        settle_rows: int = SETTLE_ROWS,
+        recent_bytes: int = 32 * 1024 * 1024,
+    ) -> None:
+        self._path = Path(path)
+        self._ownership = Ownership(self._path, "server")
+        try:
+            self._writer = open_file(self._path)
+            try:
+                self._shelf = load_shelf(self._writer)
+                self._reader = connect(self._path, readonly=True)
+            except (sqlite3.Error, KeyError, ValueError, TypeError) as error:
+                self._writer.close()
+                raise CorruptFileError(f"{self._path} is damaged: {error}") from error
+        except BaseException:
+            self._ownership.release()
+            raise
+        self._settle_rows = settle_rows
+        self._recent = RecentRecords(recent_bytes)
+        self._pools: list[ThreadPoolExecutor] = []
+        self._run_writer = run_in_thread or self._own_thread("ds-sync-writer")
+        self._run_reader = run_in_thread or self._own_thread("ds-sync-reader")
+        self._queue: list[_Commit] = []
+        self._flushing: asyncio.Task[None] | None = None
+        self._watchers: list[Watcher] = []
+        self._closed = False
+
+    async def transact(self, paths: Sequence[str], decide: Decide[R], *, producer: str | None = None) -> R:
+        """Decide now, return when durable."""
+        self._require_open()
+        newest = self._shelf.newest
+        streams = [newest.get(path) for path in paths]
+        pending = any(stream is not None and stream.pending for stream in streams)
+        refusal: Exception | None = None
+        commit = _Commit(asyncio.get_running_loop().create_future())
+        try:
+            decision = decide([NOTHING if stream is None else stream.newest for stream in streams])
+        except Exception as error:
+            # A refusal may rest on a state that is not durable yet; it is told when that is.
+            if not pending:
+                raise
+            refusal = error
+        else:
+            for path, stream, change in zip(paths, streams, decision.changes, strict=True):
+                if change is not None:
+                    self._stage(commit, path, stream, change)
+            if not commit.steps and not pending:
+                return decision.result
+        self._queue.append(commit)
+        if self._flushing is None:
+            self._flushing = asyncio.ensure_future(self._flush())
+        await commit.done
+        if refusal is not None:
+            raise refusal
+        return decision.result
+
+    async def read(self, path: str, after: Place | None, limit: int) -> Run:
+        """Read from memory what is recent, from the file what is not."""
+        self._require_open()
+        stream = self._shelf.durable.get(path)
+        state = None if stream is None else stream.durable
+        if stream is None or state is None or state.deleted:
+            return Run(state, (), after or START)
+        if after is None:
+            return Run(state, (), state.place)
+        if after.position == state.position:
+            if not after.matches(state.place):
+                raise diverged(state)
+            return Run(state, (), after)
+        if after.position > state.position:
+            raise diverged(state)
+        found = self._recent.read(stream, after, limit)
+        if found is None:
+            unsettled = [entry for entry in stream.unsettled if entry[0] >= after.position]
+            found = await self._run_reader(read_file, self._reader, stream.id, after, limit, stream.settled, unsettled)
+            if self._shelf.durable.get(path) is not stream:
+                return await self.read(path, after, limit)
+        if found is None:
+            raise diverged(state)
+        return Run(state, found[0], found[1])
+
+    async def list(self, glob: str) -> list[str]:
+        """Match against all paths."""
+        self._require_open()
+        matches = compile_glob(glob).fullmatch
+        streams = self._shelf.durable.values()
+        return sorted(
+            stream.path for stream in streams if stream.durable is not None and not stream.durable.deleted and matches(stream.path)
+        )
+
+    def watch(self, watcher: Watcher) -> Callable[[], None]:
+        """Call `watcher` once for each commit of the file."""
+        self._watchers.append(watcher)
+        return lambda: self._watchers.remove(watcher)
+
+    async def aclose(self) -> None:
+        """Finish what is queued, settle, close the file and give it up."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._flushing is not None:
+                await self._flushing
+            await self._settle()
+        except StoreError:
+            pass  # the log has it all; the next opening reads more of it
+        finally:
+            for pool in self._pools:
+                pool.shutdown(wait=True)
+            self._reader.close()
+            self._writer.close()
+            self._ownership.release()
+
+    def _stage(self, commit: _Commit, path: str, stream: Stream | None, change: Change) -> None:
+        shelf, earlier, state = self._shelf, None, change.state
+        text: dict[str, Any] = {}
+        if stream is None or change.fresh:
+            earlier, stream = stream, Stream(shelf.next_stream, path)
+            shelf.next_stream += 1
+            shelf.newest[path] = stream
+        before = stream.newest.state
+        producers = stream.producers
+        if before is None or replace(before, position=state.position, running=state.running) != state:
+            text["state"] = build_state(path, state)
+        known = None
+        if change.producer is not None:
+            name, made = change.producer
+            known = producers.get(name)
+            text["producer"] = (name, made.epoch, made.seq, made.digest.hex())
+        row: LogRow = (shelf.next_log, stream.id, state.position, state.running, spell(text) if text else None, change.record)
+        shelf.next_log += 1
+        commit.steps.append((_Step(stream, earlier, change, row), known))
+        if change.producer is not None:
+            producers[change.producer[0]] = change.producer[1]
+        stream.newest = StreamView(state, producers)
+        stream.pending += 1
+
+    async def _flush(self) -> None:
+        try:
+            while self._queue:
+                batch, self._queue = self._queue, []
+                rows = [step.row for commit in batch for step, _ in commit.steps]
+                try:
+                    if rows:
+                        await self._run_writer(write_commit, self._writer, rows)
+                except StoreError as error:
+                    self._take_back(batch + self._queue, error)
+                    self._queue = []
+                    continue
+                self._publish(batch)
+                if rows:
+                    self._shelf.last_log = rows[-1][0]
+                if rows and rows[-1][0] - self._shelf.settled >= self._settle_rows:
+                    await self._settle_quietly()
+                if not self._queue and self._shelf.removable:
+                    await self._remove_some()
+        finally:
+            self._flushing = None
+
+    def _publish(self, batch: Sequence[_Commit]) -> None:
+        shelf = self._shelf
+        changed: set[str] = set()
+        for commit in batch:
+            for step, _ in commit.steps:
+                stream, state = step.stream, step.state
+                before = stream.durable
+                stream.durable = state
+                stream.pending -= 1
+                if before is None:
+                    shelf.durable[stream.path] = stream
+                    if step.earlier is not None:
+                        shelf.ended.append(step.earlier.id)
+                if step.record is not None:
+                    start = (0, b"") if before is None else (before.position, before.running)
+                    stream.unsettled.append((state.position, state.running, step.row[0]))
+                    self._recent.add(stream, start, step.record, (state.position, state.running))
+                if step.named is not None:
+                    shelf.dirty_producers[stream.id, step.named[0]] = step.named[1]
+                shelf.dirty[stream.id] = stream
+                changed.add(stream.path)
+            if not commit.done.done():
+                commit.done.set_result(None)
+        if changed:
+            for watcher in tuple(self._watchers):
+                watcher(changed)
+
+    def _take_back(self, batch: Sequence[_Commit], error: StoreError) -> None:
+        shelf = self._shelf
+        for commit in reversed(batch):
+            for step, known in reversed(commit.steps):
+                stream = step.stream
+                stream.pending -= 1
+                if step.before is None:
+                    if step.earlier is None:
+                        del shelf.newest[stream.path]
+                    else:
+                        shelf.newest[stream.path] = step.earlier
+                if step.named is not None and known is not None:
+                    stream.producers[step.named[0]] = known
+                elif step.named is not None:
+                    del stream.producers[step.named[0]]
+                stream.newest = StreamView(step.before, stream.producers)
+        for commit in batch:
+            if not commit.done.done():
+                commit.done.set_exception(type(error)(*error.args))
+
+    async def _settle_quietly(self) -> None:
+        try:
+            await self._settle()
+        except StoreError:
+            return  # everything is in the log; the next commit tries again
+
+    async def _settle(self) -> None:
+        shelf = self._shelf
+        streams, producers, ended = shelf.dirty, shelf.dirty_producers, shelf.ended
+        if not streams and not ended:
+            return
+        upto = shelf.last_log
+        await self._run_writer(
+            write_settlement,
+            self._writer,
+            shelf.settled,
+            upto,
+            [stream_row(stream) for stream in streams.values()],
+            [producer_row(stream, name, state) for (stream, name), state in producers.items()],
+        )
+        for stream in streams.values():
+            stream.unsettled = []
+            stream.settled = 0 if stream.durable is None else stream.durable.position
+        shelf.settled = upto
+        shelf.dirty, shelf.dirty_producers, shelf.ended = {}, {}, []
+        shelf.removable += ended
+
+    async def _remove_some(self) -> None:
+        life = self._shelf.removable[-1]
+        try:
+            if not await self._run_writer(remove_life, self._writer, life, REMOVE_ROWS):
+                self._shelf.removable.remove(life)
+        except StoreError:
+            return  # what is left takes space and nothing else; tried again after the next commit
+
+    def _own_thread(self, name: str) -> RunInThread:
+        pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._pools.append(pool)
+
+        def run(call: Callable[..., Any], *args: Any) -> Any:
+            return asyncio.get_running_loop().run_in_executor(pool, call, *args)
+
+        return run
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ClosedError("the engine was closed")
