@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import re
-from base64 import b64encode
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 from ds_sync.server.responses import Receive
@@ -108,17 +105,3 @@ class SharedPages:
             while self._held > self._budget:
                 self._held -= len(self._pages.pop(next(iter(self._pages))))
         return found
-
-
-_LINE_END = re.compile(rb"\r\n|\r|\n")
-
-
-def build_data_event(data: bytes, *, base64: bool) -> bytes:
-    """Return the `data` event that carries `data`."""
-    lines = [b64encode(data)] if base64 else _LINE_END.split(data)
-    return b"event: data\n" + b"".join(b"data:" + line + b"\n" for line in lines) + b"\n"
-
-
-def build_control_event(fields: Mapping[str, object]) -> bytes:
-    """Return the `control` event with `fields` as flat JSON."""
-    return b"event: control\ndata:" + json.dumps(fields, separators=(",", ":")).encode() + b"\n\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import binascii
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -27,8 +29,9 @@ from ds_sync.protocol.decisions import (
 from ds_sync.protocol.history import START, Place, parse_place, spell_place
 from ds_sync.protocol.json_mode import build_json_page
 from ds_sync.protocol.offsets import BEGINNING, NOW, parse_request_offset
+from ds_sync.protocol.sse import EVENT_CONTROL, EVENT_DATA, build_event
 from ds_sync.server.engines.base import Run, StorageEngine
-from ds_sync.server.live import Hangup, SharedPages, Waiters, build_control_event, build_data_event
+from ds_sync.server.live import Hangup, SharedPages, Waiters
 from ds_sync.server.requests import only_value, parse_headers, parse_query, read_body
 from ds_sync.server.responses import COMMON_HEADERS, HeaderList, Receive, Scope, Send, answer
 
@@ -261,10 +264,10 @@ class Streams:
             control[names.CONTROL_CURSOR] = cursor
             if run.up_to_date:
                 control[names.CONTROL_UP_TO_DATE] = True
-        event = build_control_event(control)
+        event = build_event(EVENT_CONTROL, json.dumps(control, separators=(",", ":")))
         if run.records:
             key = (state.incarnation, start, run.next_offset, "sse")
-            event = self._pages.page(key, lambda: build_data_event(_join(state, run.records), base64=base64)) + event
+            event = self._pages.page(key, lambda: _build_data_event(_join(state, run.records), base64=base64)) + event
         await send({"type": "http.response.body", "body": event, "more_body": True})
 
 
@@ -302,3 +305,9 @@ def _state_headers(state: StreamState, offset: str | None = None) -> HeaderList:
     if state.closed:
         fields.append((b"stream-closed", b"true"))
     return fields
+
+
+def _build_data_event(data: bytes, *, base64: bool) -> bytes:
+    # A text stream may hold bytes that are no UTF-8, or end inside a character; an event can't carry them.
+    text = binascii.b2a_base64(data, newline=False).decode() if base64 else data.decode("utf-8", "replace")
+    return build_event(EVENT_DATA, text)

@@ -9,6 +9,7 @@ the durable ones, and all that was queued on top fails too: nothing was told to 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -38,6 +39,8 @@ from ds_sync.server.engines.writing import (
 )
 
 R = TypeVar("R")
+
+log = logging.getLogger(__name__)
 
 SETTLE_ROWS: Final = 10_000
 """Log rows after which the lower tables are brought up to date: what opening the file has to read at most."""
@@ -190,8 +193,8 @@ class SqliteEngine:
             if self._flushing is not None:
                 await self._flushing
             await self._settle()
-        except StoreError:
-            pass  # the log has it all; the next opening reads more of it
+        except StoreError as error:
+            log.warning("%s could not be settled: %s; opening it will take longer", self._path, error)
         finally:
             for pool in self._pools:
                 pool.shutdown(wait=True)
@@ -224,8 +227,9 @@ class SqliteEngine:
         stream.pending += 1
 
     async def _flush(self) -> None:
+        shelf = self._shelf
         try:
-            while self._queue:
+            while self._queue or shelf.removable:
                 batch, self._queue = self._queue, []
                 rows = [step.row for commit in batch for step, _ in commit.steps]
                 try:
@@ -237,11 +241,17 @@ class SqliteEngine:
                     continue
                 self._publish(batch)
                 if rows:
-                    self._shelf.last_log = rows[-1][0]
-                if rows and rows[-1][0] - self._shelf.settled >= self._settle_rows:
-                    await self._settle_quietly()
-                if not self._queue and self._shelf.removable:
-                    await self._remove_some()
+                    shelf.last_log = rows[-1][0]
+                try:
+                    if shelf.last_log - shelf.settled >= self._settle_rows:
+                        await self._settle()
+                    elif shelf.removable and not self._queue:
+                        await self._remove_some()
+                except StoreError as error:
+                    # Everything is in the log; what is left over takes space and nothing else. The next commit tries again.
+                    log.warning("%s could not be tidied up: %s", self._path, error)
+                    if not self._queue:
+                        break
         finally:
             self._flushing = None
 
@@ -292,12 +302,6 @@ class SqliteEngine:
             if not commit.done.done():
                 commit.done.set_exception(type(error)(*error.args))
 
-    async def _settle_quietly(self) -> None:
-        try:
-            await self._settle()
-        except StoreError:
-            return  # everything is in the log; the next commit tries again
-
     async def _settle(self) -> None:
         shelf = self._shelf
         streams, producers, ended = shelf.dirty, shelf.dirty_producers, shelf.ended
@@ -321,11 +325,8 @@ class SqliteEngine:
 
     async def _remove_some(self) -> None:
         life = self._shelf.removable[-1]
-        try:
-            if not await self._run_writer(remove_life, self._writer, life, REMOVE_ROWS):
-                self._shelf.removable.remove(life)
-        except StoreError:
-            return  # what is left takes space and nothing else; tried again after the next commit
+        if not await self._run_writer(remove_life, self._writer, life, REMOVE_ROWS):
+            self._shelf.removable.remove(life)
 
     def _own_thread(self, name: str) -> RunInThread:
         pool = ThreadPoolExecutor(1, thread_name_prefix=name)
