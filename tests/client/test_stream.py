@@ -1,0 +1,83 @@
+import asyncio
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from ds_sync.client.stream import StreamClient
+from ds_sync.exceptions import NotFoundError, StreamClosedError
+from ds_sync.protocol.messages import Page, ProducerStamp
+from ds_sync.testing.server_process import ServerProcess
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    with ServerProcess(long_poll_timeout=2.0) as process:
+        yield process
+
+
+async def test_create_append_read_head_delete(server: ServerProcess) -> None:
+    async with StreamClient(f"{server.url}/v1/stream/client/plain") as client:
+        assert (await client.create(content_type="a/b")).created
+        assert not (await client.create(content_type="a/b")).created
+        stamp = ProducerStamp("p", 0, 0)
+        first = await client.append(b"one", content_type="a/b", producer=stamp)
+        assert not first.duplicate
+        assert (await client.append(b"one", content_type="a/b", producer=stamp)).duplicate
+        page = await client.read(fresh=True)
+        assert (page.data, page.next_offset, page.up_to_date) == (b"one", first.tail, True)
+        assert page.incarnation == (await client.head()).incarnation is not None
+        assert (await client.read(page.next_offset)).data == b""
+        await client.delete()
+        with pytest.raises(NotFoundError):
+            await client.head()
+
+
+@pytest.mark.parametrize("live", ["sse", "long-poll", "auto"])
+async def test_follow_to_the_close(server: ServerProcess, live: str) -> None:
+    async with StreamClient(f"{server.url}/v1/stream/client/{live}") as client:
+        await client.create(body=b"one")
+        got = b""
+        async with client.follow(live=live) as follower, asyncio.timeout(10):  # type: ignore[arg-type]
+            async for page in follower:
+                assert isinstance(page, Page)
+                got += page.data
+                if page.data == b"one":  # pages without data follow: each live request says at once where it stands
+                    await client.append(b"\xfftwo", content_type="application/octet-stream")
+                elif got == b"one\xfftwo":
+                    await client.close()
+        assert got == b"one\xfftwo"
+        assert page.closed
+        with pytest.raises(StreamClosedError):
+            await client.append(b"x", content_type="application/octet-stream")
+
+
+async def test_json_is_an_array_in_every_mode(server: ServerProcess) -> None:
+    async with StreamClient(f"{server.url}/v1/stream/client/json") as client:
+        await client.create(content_type="application/json", body=b'[{"a":1}]')
+        found: list[object] = []
+        async with client.follow(live="sse") as follower, asyncio.timeout(10):
+            async for page in follower:
+                assert isinstance(page, Page)
+                found += json.loads(page.data)
+                if len(found) == 1:
+                    await client.append(b"[2,3]", content_type="application/json", close=True)
+        assert found == [{"a": 1}, 2, 3]
+
+
+async def test_refresh_proves(server: ServerProcess) -> None:
+    async with StreamClient(f"{server.url}/v1/stream/client/refresh") as client:
+        await client.create(body=b"one")
+        async with client.follow(live="long-poll") as follower, asyncio.timeout(10):
+            assert isinstance(await anext(follower), Page)
+            await client.append(b"two", content_type="application/octet-stream")
+            wanted, got = follower.refresh(), b""
+            while True:
+                page = await anext(follower)
+                assert isinstance(page, Page)
+                got += page.data
+                if page.up_to_date and follower.generation >= wanted:
+                    break
+        assert got == b"two"
