@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -8,8 +9,8 @@ from ds_sync.client.follower import Follower, Interruption
 from ds_sync.client.retry import RetryPolicy
 from ds_sync.client.stream import StreamClient
 from ds_sync.client.timeouts import Timeouts
-from ds_sync.exceptions import GoneError, ProtocolError, TransportError
-from ds_sync.protocol.messages import Page
+from ds_sync.exceptions import DsSyncError, GoneError, ProtocolError, TransportError
+from ds_sync.protocol.messages import Page, ProducerStamp
 
 pytestmark = pytest.mark.anyio
 
@@ -222,3 +223,42 @@ async def test_a_cancelled_consumer_loses_nothing_and_aclose_ends_a_waiting_one(
         await asyncio.sleep(0.02)
         await follower.aclose()
         assert await asyncio.wait_for(waiting, 1) is None
+
+
+async def test_garbage_gives_nothing_but_pages_interruptions_and_our_errors() -> None:
+    source = random.Random(7)
+    whole = answer("1", b"one", more="content-encoding: gzip\r\n") + SSE_HEAD + control("2")
+
+    async def reply(head: str, writer: asyncio.StreamWriter) -> None:
+        broken = bytearray(
+            whole[source.randrange(len(whole)) :]
+            if source.random() < 0.3
+            else (answer("1", b"x") if "live=" not in head else SSE_HEAD + control("2"))
+        )
+        for _ in range(source.randrange(4)):
+            broken[source.randrange(len(broken))] = source.randrange(256)
+        writer.write(bytes(broken))
+
+    kinds = set()
+    async with scripted(reply) as (client, _):
+        for _ in range(25):
+            async with client.follow() as follower, asyncio.timeout(5):
+                try:
+                    for item in await take(follower, 3):
+                        kinds.add(type(item))
+                except (DsSyncError, StopAsyncIteration) as error:
+                    kinds.add(type(error))
+    assert {Page, Interruption} <= kinds
+
+
+async def test_a_plain_append_is_not_repeated_when_its_answer_is_lost() -> None:
+    async def lose(head: str, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with scripted(lose) as (client, heads):
+        with pytest.raises(TransportError):
+            await client.append(b"", content_type="a/b")
+        assert len(heads) == 1
+        with pytest.raises(TransportError):
+            await client.append(b"", content_type="a/b", producer=ProducerStamp("p", 0, 0))
+        assert len(heads) == 1 + RETRY.max_attempts
