@@ -66,7 +66,7 @@ class Hangup:
     @property
     def happened(self) -> bool:
         """Whether the client is gone."""
-        return self._task.done()
+        return self._task.done() and not self._task.cancelled()
 
     async def wait(self, future: asyncio.Future[None], seconds: float) -> bool:
         """Wait until `future` is done, the client is gone, or `seconds` have passed; return whether `future` is done."""

@@ -1,0 +1,134 @@
+"""Live reading over real sockets, and the machinery below it."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from ds_sync.server.live import SharedPages, Waiters
+from ds_sync.testing.server_process import ServerProcess
+
+pytestmark = pytest.mark.anyio
+
+TEXT = {"content-type": "text/plain"}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    with ServerProcess(long_poll_timeout=0.4) as running:
+        yield running
+
+
+async def read_events(response: httpx.Response, controls: int) -> list[tuple[str, str]]:
+    events: list[tuple[str, str]] = []
+    name = ""
+    async for line in response.aiter_lines():
+        if line.startswith("event: "):
+            name = line.removeprefix("event: ")
+        elif line.startswith("data:"):
+            events.append((name, line.removeprefix("data:")))
+            if [kind for kind, _ in events].count("control") == controls:
+                break
+    return events
+
+
+async def test_a_long_poll_gets_what_comes_and_204_when_nothing_does(server: ServerProcess) -> None:
+    async with httpx.AsyncClient(base_url=server.url) as client:
+        await client.put("/v1/stream/poll", headers=TEXT)
+        waiting = asyncio.ensure_future(client.get("/v1/stream/poll", params={"offset": "now", "live": "long-poll"}))
+        await asyncio.sleep(0.1)
+        appended = await client.post("/v1/stream/poll", headers=TEXT, content=b"news")
+        answer = await waiting
+        assert (answer.status_code, answer.content) == (200, b"news")
+        tail = appended.headers["stream-next-offset"]
+        assert answer.headers["stream-next-offset"] == tail
+        cursor = answer.headers["stream-cursor"]
+        quiet = await client.get("/v1/stream/poll", params={"offset": tail, "live": "long-poll", "cursor": cursor})
+        assert (quiet.status_code, quiet.headers["stream-next-offset"], quiet.headers["stream-up-to-date"]) == (204, tail, "true")
+        assert int(quiet.headers["stream-cursor"]) > int(cursor)
+
+
+async def test_a_long_poll_hears_of_a_close_and_of_a_deletion(server: ServerProcess) -> None:
+    async with httpx.AsyncClient(base_url=server.url) as client:
+        for path, method, headers, status in (("shut", "POST", {"stream-closed": "true"}, 204), ("dead", "DELETE", {}, 404)):
+            await client.put(f"/v1/stream/{path}", headers=TEXT)
+            waiting = asyncio.ensure_future(client.get(f"/v1/stream/{path}", params={"offset": "now", "live": "long-poll"}))
+            await asyncio.sleep(0.1)
+            await client.request(method, f"/v1/stream/{path}", headers=headers)
+            answer = await waiting
+            assert answer.status_code == status
+            assert answer.headers.get("stream-closed") == ("true" if path == "shut" else None)
+
+
+async def test_sse_gives_what_is_there_then_what_comes_then_the_end(server: ServerProcess) -> None:
+    async with httpx.AsyncClient(base_url=server.url) as client:
+        made = await client.put("/v1/stream/sse", headers=TEXT, content=b"one")
+        async with client.stream("GET", "/v1/stream/sse", params={"offset": "-1", "live": "sse"}) as response:
+            assert response.headers["content-type"] == "text/event-stream"
+            assert response.headers["stream-incarnation"] == made.headers["stream-incarnation"]
+            reading = asyncio.ensure_future(read_events(response, 3))
+            await asyncio.sleep(0.1)
+            second = await client.post("/v1/stream/sse", headers=TEXT, content=b"two")
+            await asyncio.sleep(0.1)
+            await client.post("/v1/stream/sse", headers={**TEXT, "stream-closed": "true"}, content=b"three")
+            events = await reading
+        assert [text for name, text in events if name == "data"] == ["one", "two", "three"]
+        controls = [json.loads(text) for name, text in events if name == "control"]
+        assert [control["streamNextOffset"] for control in controls][:2] == [
+            made.headers["stream-next-offset"],
+            second.headers["stream-next-offset"],
+        ]
+        assert [control.get("upToDate") for control in controls[:2]] == [True, True]
+        assert controls[2]["streamClosed"] is True
+        assert "streamCursor" not in controls[2]
+
+
+async def test_binary_streams_come_as_base64(server: ServerProcess) -> None:
+    async with httpx.AsyncClient(base_url=server.url) as client:
+        await client.put("/v1/stream/bin", content=b"\x00\xff", headers={"content-type": "application/octet-stream"})
+        async with client.stream("GET", "/v1/stream/bin", params={"offset": "-1", "live": "sse"}) as response:
+            assert response.headers["stream-sse-data-encoding"] == "base64"
+            assert (await read_events(response, 1))[0] == ("data", "AP8=")
+
+
+async def test_many_readers_of_one_tail_all_hear_of_one_append(server: ServerProcess) -> None:
+    limits = httpx.Limits(max_connections=100)
+    async with httpx.AsyncClient(base_url=server.url, limits=limits) as client:
+        await client.put("/v1/stream/crowd", headers=TEXT)
+        waiting = [asyncio.ensure_future(client.get("/v1/stream/crowd", params={"offset": "now", "live": "long-poll"})) for _ in range(50)]
+        await asyncio.sleep(0.2)
+        await client.post("/v1/stream/crowd", headers=TEXT, content=b"all")
+        assert {answer.content for answer in await asyncio.gather(*waiting)} == {b"all"}
+
+
+async def test_waiters_are_forgotten_when_the_last_one_leaves() -> None:
+    waiters = Waiters()
+    with waiters.waiting("a") as outer:
+        with waiters.waiting("a") as inner:
+            assert outer() is inner()
+            assert len(waiters) == 2
+        waiters.wake(["a", "b"])
+        assert not outer().done()
+    assert len(waiters) == 0
+    waiters.stop()
+    with waiters.waiting("a") as late:
+        assert late().done()
+
+
+def test_a_page_is_built_once_while_it_is_held() -> None:
+    pages, built = SharedPages(budget=100), []
+
+    def build(number: int, size: int) -> bytes:
+        built.append(number)
+        return bytes([number]) * size
+
+    for _ in range(3):
+        assert pages.page(("life", "a", "b", "page"), lambda: build(1, 20)) == b"\x01" * 20
+    assert built == [1]
+    for number in range(2, 8):
+        key = ("life", str(number), "b", "page")
+        assert pages.page(key, lambda number=number: build(number, 20)) == bytes([number]) * 20  # type: ignore[misc]
+    pages.page(("life", "a", "b", "page"), lambda: build(1, 20))
+    assert built == [1, 2, 3, 4, 5, 6, 7, 1]
