@@ -9,6 +9,9 @@ from __future__ import annotations
 MAX_DEPTH = 2_000
 """Of values in values. pycrdt reads them by recursion: some 50,000 levels overflow an 8 MB stack and end the process, 10,000 do not."""
 
+MAX_CLOCK = 2**31
+"""pycrdt computes clocks in 32 bits, and panics on overflow with the update half integrated."""
+
 _ARRAY, _MAP = 0x75, 0x76
 
 
@@ -32,6 +35,15 @@ class _Reader:
             if byte < 0x80:
                 return value
             shift += 7
+            if shift > 63:
+                raise WireError("a number too long")
+
+    def count(self) -> int:
+        """How many things follow, of at least a byte each. pycrdt makes room for all that are announced: gigabytes, if need be."""
+        value = self.varint()
+        if value > len(self.data) - self.at:
+            raise WireError(f"{value} things announced in {len(self.data)} bytes")
+        return value
 
     def byte(self) -> int:
         self.at += 1
@@ -67,20 +79,25 @@ def deletes_beyond(rest: bytes, version: dict[int, int]) -> bool:
     return False
 
 
-def check_depth(update: bytes) -> None:
-    """Raise WireError for values nested deeper than MAX_DEPTH.
+def check_update(update: bytes) -> None:
+    """Raise WireError for bytes that must not reach pycrdt: cut off, nested too deeply, announcing more than they hold, beyond MAX_CLOCK.
 
-    Each level costs a byte 0x75 or 0x76 ("u", "v"), so that counting those clears nearly every update; only large ones are walked.
+    What passes may still be refused by pycrdt.
     """
-    if update.count(b"u") + update.count(b"v") <= MAX_DEPTH:
-        return
     reader = _Reader(update)
     try:
-        for _ in range(reader.varint()):
-            structs = reader.varint()
-            reader.skip_id()
+        for _ in range(reader.count()):
+            structs = reader.count()
+            reader.varint()
+            if reader.varint() + len(update) > MAX_CLOCK:
+                raise WireError("a clock too large")
             for _ in range(structs):
                 _skip_struct(reader)
+        for _ in range(reader.count()):
+            reader.varint()
+            for _ in range(reader.count()):
+                if reader.varint() + reader.varint() > MAX_CLOCK:
+                    raise WireError("a deletion beyond every clock")
     except IndexError:
         raise WireError("the update ends early") from None
 
@@ -89,7 +106,7 @@ def _skip_struct(reader: _Reader) -> None:
     info = reader.byte()
     kind = info & 0x1F
     if kind in (0, 10):  # collected structs, and gaps: a length
-        reader.varint()
+        _skip_length(reader)
         return
     if info & 0x80:
         reader.skip_id()
@@ -105,12 +122,17 @@ def _skip_struct(reader: _Reader) -> None:
     _skip_content(reader, kind)
 
 
+def _skip_length(reader: _Reader) -> None:
+    if reader.varint() > MAX_CLOCK:
+        raise WireError("a length beyond every clock")
+
+
 def _skip_content(reader: _Reader, kind: int) -> None:
     match kind:
         case 1:  # deleted: a length
-            reader.varint()
+            _skip_length(reader)
         case 2:  # JSON values, as text
-            for _ in range(reader.varint()):
+            for _ in range(reader.count()):
                 _check_json(reader)
         case 3 | 4:  # binary, string
             reader.skip_block()
@@ -126,7 +148,7 @@ def _skip_content(reader: _Reader, kind: int) -> None:
             elif shared == 7:
                 raise WireError("weak links are not supported")
         case 8:  # values
-            _skip_values(reader, reader.varint())
+            _skip_values(reader, reader.count())
         case 9:  # a subdocument: id, options
             reader.skip_block()
             _skip_values(reader, 1)
@@ -157,7 +179,7 @@ def _skip_values(reader: _Reader, count: int) -> None:
         if tag in (_ARRAY, _MAP):
             if len(open_levels) > MAX_DEPTH:
                 raise WireError(f"values nested more than {MAX_DEPTH} levels deep")
-            open_levels.append([reader.varint(), int(tag == _MAP)])
+            open_levels.append([reader.count(), int(tag == _MAP)])
         elif tag in (0x74, 0x77):  # bytes, string
             reader.skip_block()
         elif tag == 0x7D:  # integer: its varint's first byte keeps a bit for the sign, the continuation bit is the same

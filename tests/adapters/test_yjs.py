@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import gc
+import random
+import resource
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from ds_sync_yjs import YjsAdapter
+from ds_sync_yjs.wire import MAX_DEPTH, WireError, check_update
+from pycrdt import Array, Doc, Map, Text, XmlElement, XmlFragment, XmlText
+
+from ds_sync.crdt import CrdtAdapter, load_adapter
+from ds_sync.exceptions import DocumentBusyError, InvalidUpdateError
+from ds_sync.testing.crdt_contract import CrdtAdapterContract
+
+
+def body(doc: Doc[Any]) -> Text:
+    return doc.get("body", type=Text)
+
+
+def edit_text(doc: Doc[Any], seed: int) -> None:
+    rng = random.Random(seed)
+    text = body(doc)
+    size = len(str(text))
+    if size and rng.random() < 0.35:
+        start = rng.randrange(size)
+        del text[start : min(size, start + rng.randrange(1, 4))]
+    else:
+        text.insert(rng.randrange(size + 1), "".join(rng.choices("abc", k=rng.randrange(1, 4))))
+
+
+class TestYjsText(CrdtAdapterContract):
+    def adapter(self) -> CrdtAdapter:
+        return YjsAdapter()
+
+    def edit(self, doc: Any, seed: int) -> None:
+        edit_text(doc, seed)
+
+    def content(self, doc: Any) -> Any:
+        return str(body(doc))
+
+
+class TestYjsNested(CrdtAdapterContract):
+    """Maps in lists: updates that name another struct as their parent."""
+
+    def adapter(self) -> CrdtAdapter:
+        return YjsAdapter()
+
+    def edit(self, doc: Any, seed: int) -> None:
+        rng = random.Random(seed)
+        items = doc.get("items", type=Array)
+        size = len(items)
+        if size and rng.random() < 0.3:
+            del items[rng.randrange(size)]
+        elif size and rng.random() < 0.6:
+            items[rng.randrange(size)][rng.choice("xyz")] = rng.random()
+        else:
+            items.insert(rng.randrange(size + 1), Map({"n": rng.random()}))
+
+    def content(self, doc: Any) -> Any:
+        return doc.get("items", type=Array).to_py()
+
+
+def recorded(doc: Doc[Any], act: Callable[[], None]) -> list[bytes]:
+    updates: list[bytes] = []
+    unobserve = YjsAdapter().observe(doc, updates.append)
+    act()
+    unobserve()
+    return updates
+
+
+def test_it_is_installed_under_its_name() -> None:
+    assert type(load_adapter("yjs")) is YjsAdapter
+
+
+def test_documents_are_plain() -> None:
+    assert type(YjsAdapter().new()) is Doc
+
+
+def test_inside_a_transaction_of_the_application_nothing_is_applied() -> None:
+    adapter = YjsAdapter()
+    source, doc = adapter.new(), adapter.new()
+    updates = recorded(source, lambda: edit_text(source, 0))
+    text = body(doc)
+    seen: list[bytes] = []
+    adapter.observe(doc, seen.append)
+    with doc.transaction():
+        text += "mine"
+        with pytest.raises(DocumentBusyError):
+            adapter.apply(doc, updates)
+        with pytest.raises(DocumentBusyError):
+            adapter.observe(doc, seen.append)
+        assert str(text) == "mine"
+        adapter.snapshot(doc)
+    assert len(seen) == 1
+    assert adapter.apply(doc, updates) is True
+    assert len(seen) == 1
+
+
+def test_a_transaction_is_one_update_and_an_empty_one_is_none() -> None:
+    adapter = YjsAdapter()
+    doc = adapter.new()
+    text = body(doc)
+    seen: list[bytes] = []
+    adapter.observe(doc, seen.append)
+    with doc.transaction():
+        text += "a"
+        text += "b"
+    with doc.transaction():
+        pass
+    assert len(seen) == 1
+
+
+def test_a_document_is_not_kept_alive() -> None:
+    adapter = YjsAdapter()
+    doc = adapter.new()
+    unobserve = adapter.observe(doc, lambda update: None)
+    adapter.apply(doc, [b"\x00\x00"])
+    edit_text(doc, 1)
+    unobserve()
+    unobserve()
+    alive = weakref.ref(doc)
+    del doc, unobserve
+    gc.collect()
+    assert alive() is None
+
+
+def nested(levels: int, tag: bytes) -> bytes:
+    return bytes.fromhex("0101b6e3d9f3b3f8ca0a0008010161") + b"\x01" + tag * levels + b"\x7e" + b"\x00"
+
+
+@pytest.mark.parametrize("tag", [b"\x75\x01", b"\x76\x01\x00"], ids=["lists", "maps"])
+def test_deep_values_are_refused_before_they_overflow_the_stack(tag: bytes) -> None:
+    adapter = YjsAdapter()
+    doc = adapter.new()
+    assert adapter.apply(doc, [nested(MAX_DEPTH // 2, tag)]) is True
+    for levels in (MAX_DEPTH + 2, 200_000):
+        with pytest.raises(InvalidUpdateError):
+            adapter.apply(doc, [nested(levels, tag)])
+        with pytest.raises(InvalidUpdateError):
+            adapter.merge([nested(levels, tag)])
+
+
+def test_why_deep_values_are_refused() -> None:
+    """The day this fails, pycrdt reads nested values without recursion, and the check can go."""
+    program = f"import pycrdt; pycrdt.Doc().apply_update({nested(200, b'x')[:16]!r} + b'\\x75\\x01' * 300_000 + b'\\x7e\\x00')"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode < 0
+
+
+def every_kind_of_content() -> list[bytes]:
+    doc: Doc[Any] = Doc()
+    updates: list[bytes] = []
+    doc.observe(lambda event: updates.append(event.update))
+    root = doc.get("m", type=Map)
+    root["n"] = 1.5
+    root["deep"] = {"x": [1, -2, 3.25, None, True, False, "é😀", b"ab", 2**40, -(2**40), {"k": {}}]}
+    root["text"] = Text("hi")
+    root["list"] = Array([1, Map({"q": 2})])
+    root["text"].format(0, 1, {"bold": True})
+    root["text"].insert_embed(1, {"img": "x"})
+    root["xml"] = XmlFragment([XmlElement("p", {"c": "d"}, [XmlText("hello")])])
+    root["sub"] = Doc()
+    del root["n"]
+    return [*updates, doc.get_update(), YjsAdapter().merge([updates[2], updates[0], updates[-2]])]
+
+
+def test_the_walk_passes_every_kind_of_content() -> None:
+    for update in every_kind_of_content():
+        check_update(update)
+        with pytest.raises(WireError):
+            check_update(update[:-1])
+
+
+def test_hostile_bytes_neither_crash_nor_spoil_nor_swell() -> None:
+    adapter = YjsAdapter()
+    rng = random.Random(20)
+    genuine = every_kind_of_content()
+    before = adapter.snapshot(loaded := adapter.new())
+    numbers = [b"\xff\xff\xff\xff\x0f", b"\xff" * 8 + b"\x7f", b"\x80" * 8 + b"\x01", b"\xff\xff\xff\x07", b"\x00"]
+    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refused = 0
+    for _ in range(3_000):
+        bad = bytearray(rng.choice(genuine))
+        match rng.randrange(4):
+            case 0:
+                del bad[rng.randrange(len(bad)) :]
+            case 1:
+                bad[rng.randrange(len(bad))] ^= 1 << rng.randrange(8)
+            case 2:
+                bad = bytearray(rng.randbytes(rng.randrange(1, 60)))
+            case _:
+                at = rng.randrange(len(bad))
+                bad[at : at + rng.randrange(3)] = rng.choice(numbers)
+        try:
+            adapter.merge([bytes(bad)])
+        except InvalidUpdateError:
+            refused += 1
+            with pytest.raises(InvalidUpdateError):
+                adapter.apply(loaded, [bytes(bad)])
+    assert refused > 1_000
+    assert adapter.snapshot(loaded) == before
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start < 200_000  # kilobytes
+
+
+def test_what_a_refused_update_brought_in_is_announced() -> None:
+    """A character can't be a parent: pycrdt notices after the first client's structs are in."""
+    adapter = YjsAdapter()
+    other: Doc[Any] = Doc(client_id=9)
+    [valid] = recorded(other, lambda: body(other).insert(0, "ok"))
+    base: Doc[Any] = Doc(client_id=5)
+    [letter] = recorded(base, lambda: body(base).insert(0, "x"))
+    # Client 3: a string "no" whose parent is struct (5, 0), the letter.
+    bad_struct = bytes([1, 3, 0, 0x04, 0, 5, 0, 2]) + b"no"
+    bad = bytes([2]) + valid[1:-1] + bad_struct + b"\x00"
+    doc = adapter.new()
+    adapter.apply(doc, [letter])
+    seen: list[bytes] = []
+    unobserve = adapter.observe(doc, seen.append)
+    with pytest.raises(InvalidUpdateError):
+        adapter.apply(doc, [bad])
+    unobserve()
+    copy = adapter.new()
+    adapter.apply(copy, [letter, *seen])
+    assert str(body(copy)) == str(body(doc))
