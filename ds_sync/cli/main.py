@@ -1,0 +1,52 @@
+"""The `ds-sync` command. Subcommands are imported when they are called, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from ds_sync import __version__
+from ds_sync.exceptions import DsSyncError
+
+_COMMANDS = {
+    "serve": ("ds_sync.cli.serve", "Serve streams and documents until SIGTERM or SIGINT."),
+    "replay": ("ds_sync.cli.replay", "Type a recorded editing session through replicas, through crashes, to its exact end."),
+    "demo": ("ds_sync.cli.demo", "Show in under a minute what is kept when everything fails."),
+}
+
+
+class _LazyGroup(click.Group):
+    """Knows names and one-line helps; imports a command when it is run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(_COMMANDS[cmd_name][0]), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DsSyncError as error:
+            click.echo(f"ds-sync: {' '.join(str(error).split())}", err=True)
+            sys.exit(2)
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ds-sync")
+def main() -> None:
+    """Local-first sync for Python: documents that are yours first, and meet on a server when there is one."""
+
+
+if __name__ == "__main__":
+    main()

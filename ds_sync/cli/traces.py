@@ -1,0 +1,141 @@
+"""Recorded editing sessions: reading them, and their positions in UTF-8 bytes.
+
+A sequential trace is gzipped JSON, `{startContent, endContent, txns: [{patches: [[position, deleted, inserted], ...]}]}`; positions and
+lengths are code points, and patches apply in order.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ds_sync.exceptions import TraceError
+
+Patch = tuple[int, int, str]
+"""Position, how much is deleted there, what is inserted."""
+
+_CHUNK = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One person's session: replayed from `start`, it ends at `end`."""
+
+    start: str
+    end: str
+    transactions: tuple[tuple[Patch, ...], ...]
+
+    @property
+    def edits(self) -> int:
+        """The number of patches."""
+        return sum(map(len, self.transactions))
+
+    def in_bytes(self) -> Iterator[list[Patch]]:
+        """Yield each transaction with positions and lengths in UTF-8 bytes, which is how pycrdt counts."""
+        text = PositionedText(self.start)
+        for patches in self.transactions:
+            converted = []
+            for position, deleted, inserted in patches:
+                first, length = text.splice(position, deleted, inserted)
+                converted.append((first, length, inserted))
+            yield converted
+
+
+class PositionedText:
+    """A text under edit that knows the byte position of each code point: chunks of some hundred characters with their sizes."""
+
+    def __init__(self, text: str) -> None:
+        self._length = len(text)
+        self._chunks = [text[start : start + _CHUNK] for start in range(0, len(text), _CHUNK)]
+        self._bytes = [len(chunk.encode()) for chunk in self._chunks]
+
+    def __str__(self) -> str:
+        return "".join(self._chunks)
+
+    def splice(self, position: int, deleted: int, inserted: str) -> tuple[int, int]:
+        """Replace `deleted` code points at `position`; return both in bytes. Raises TraceError beyond the end."""
+        if position < 0 or deleted < 0 or position + deleted > self._length:
+            raise TraceError(f"an edit of {deleted} at position {position} in a text of {self._length} characters")
+        self._length += len(inserted) - deleted
+        first = self._cut(position)
+        last = self._cut(position + deleted) if deleted else first
+        before, length = sum(self._bytes[:first]), sum(self._bytes[first:last])
+        new = [inserted[start : start + _CHUNK] for start in range(0, len(inserted), _CHUNK)]
+        if first and len(new) == 1 and len(self._chunks[first - 1]) + len(inserted) <= _CHUNK:
+            self._chunks[first - 1] += inserted
+            self._bytes[first - 1] += len(inserted.encode())
+            new = []
+        self._chunks[first:last] = new
+        self._bytes[first:last] = [len(chunk.encode()) for chunk in new]
+        self._join(first)
+        return before, length
+
+    def _cut(self, position: int) -> int:
+        """Make `position` a boundary between chunks, and return the index of the chunk after it."""
+        for index, chunk in enumerate(self._chunks):
+            if position == 0:
+                return index
+            if position < len(chunk):
+                left, right = chunk[:position], chunk[position:]
+                self._chunks[index : index + 1] = [left, right]
+                self._bytes[index : index + 1] = [len(left.encode()), len(right.encode())]
+                return index + 1
+            position -= len(chunk)
+        return len(self._chunks)
+
+    def _join(self, index: int) -> None:
+        """Keep the number of chunks small: merge the two around `index` where they fit into one."""
+        if 0 < index < len(self._chunks) and len(self._chunks[index - 1]) + len(self._chunks[index]) <= _CHUNK:
+            self._chunks[index - 1 : index + 1] = [self._chunks[index - 1] + self._chunks[index]]
+            self._bytes[index - 1 : index + 1] = [self._bytes[index - 1] + self._bytes[index]]
+
+
+def load_trace(path: Path) -> Trace:
+    """Read a sequential trace and check that it leads to its own end. Raises TraceError, in one line."""
+    try:
+        data = json.loads(gzip.decompress(path.read_bytes()))
+    except OSError as error:
+        raise TraceError(f"{path}: {error.strerror or 'not a gzip file'}") from error
+    except (EOFError, zlib.error) as error:
+        raise TraceError(f"{path}: a damaged gzip file") from error
+    except (ValueError, RecursionError) as error:
+        raise TraceError(f"{path}: not JSON") from error
+    trace = _read(data, path)
+    text = PositionedText(trace.start)
+    for number, patches in enumerate(trace.transactions):
+        for position, deleted, inserted in patches:
+            try:
+                text.splice(position, deleted, inserted)
+            except TraceError as error:
+                raise TraceError(f"{path}: transaction {number}: {error}") from error
+    if str(text) != trace.end:
+        raise TraceError(f"{path}: its edits do not lead to its endContent")
+    return trace
+
+
+def _read(data: Any, path: Path) -> Trace:
+    if not isinstance(data, dict) or not isinstance(data.get("txns"), list) or not isinstance(data.get("endContent"), str):
+        raise TraceError(f"{path}: not an editing trace (no txns and endContent)")
+    start = data.get("startContent", "")
+    if not isinstance(start, str):
+        raise TraceError(f"{path}: startContent is no text")
+    transactions = []
+    for number, entry in enumerate(data["txns"]):
+        if not isinstance(entry, dict) or not isinstance(entry.get("patches"), list):
+            raise TraceError(f"{path}: transaction {number} has no patches")
+        if "parents" in entry:
+            raise TraceError(f"{path}: a concurrent trace (its transactions have parents); only sequential ones can be replayed")
+        for patch in entry["patches"]:
+            if not isinstance(patch, list) or [type(part) for part in patch] != [int, int, str]:
+                raise TraceError(f"{path}: transaction {number}: a patch is not [position, deleted, inserted]")
+        transactions.append(tuple((patch[0], patch[1], patch[2]) for patch in entry["patches"]))
+    try:
+        (start + data["endContent"] + "".join(patch[2] for patches in transactions for patch in patches)).encode()
+    except UnicodeEncodeError as error:
+        raise TraceError(f"{path}: half a surrogate pair, which no UTF-8 text can hold") from error
+    return Trace(start, data["endContent"], tuple(transactions))
