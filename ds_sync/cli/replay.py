@@ -1,0 +1,179 @@
+"""`ds-sync replay`: a recorded editing session, typed through replicas in processes of their own, killed on the way."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ds_sync.cli.processes import Child, ChildError, Server
+from ds_sync.cli.traces import Trace, load_trace
+
+_COUNTERS = ("batches", "bytes_sent", "retries", "duplicates")
+_PATIENCE_SECONDS = 300.0
+"""Without any progress."""
+
+
+@click.command()
+@click.argument("trace", type=click.Path(path_type=Path))
+@click.option("--server", metavar="URL", help="A server that runs already; without it one is started.")
+@click.option("--crdt", default="yjs", show_default=True, type=click.Choice(["yjs"]), help="The kind of document.")
+@click.option("--kills", default=0, show_default=True, type=click.IntRange(0, 10_000), help="How often to end a process by SIGKILL.")
+def replay(trace: Path, server: str | None, crdt: str, kills: int) -> None:
+    """Type TRACE.json.gz through a replica while another follows; exit 0 if every text ends exactly as recorded."""
+    if server is not None and not server.startswith(("http://", "https://")):
+        raise click.UsageError(f"--server must be an http:// or https:// URL, not {server!r}")
+    loaded = load_trace(trace)
+    with tempfile.TemporaryDirectory(prefix="ds-sync-replay-") as folder:
+        session = Session(loaded, trace, Path(folder), server, crdt, kills)
+        try:
+            session.run()
+        finally:
+            session.close()
+    session.print_table()
+    if not all(session.exact.values()):
+        wrong = ", ".join(role for role, exact in session.exact.items() if not exact)
+        click.echo(f"ds-sync replay: the text is not the recorded one: {wrong}", err=True)
+        sys.exit(1)
+
+
+@dataclass
+class Session:
+    """One replay: the processes, what they reported, and who is killed next."""
+
+    trace: Trace
+    file: Path
+    folder: Path
+    url: str | None
+    crdt: str
+    kills: int
+    killed: int = 0
+    seconds: float = 0.0
+    exact: dict[str, bool] = field(default_factory=lambda: {"typist": False, "follower": False, "fresh reader": False})
+    totals: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTERS, 0))
+    _last: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _furthest: dict[str, int] = field(default_factory=dict)
+    _children: dict[str, Child] = field(default_factory=dict)
+    _server: Server | None = None
+    _name: str = field(default_factory=lambda: f"replay/{secrets.token_hex(8)}")
+
+    def run(self) -> None:
+        """Type, follow, kill, and read at the end. Raises ChildError if a process fails or nothing moves any more."""
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        if self.url is None:
+            self._server = Server(self.folder / "server.db")
+            self.url = self._server.url
+        started = time.monotonic()
+        columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        total = len(self.trace.transactions)
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            bars = {role: progress.add_task(role, total=total) for role in self.exact}
+            self._start("typist")
+            self._start("follower")
+            self._watch(("typist", "follower"), lambda role, count: progress.update(bars[role], completed=count))
+            self._start("fresh reader")
+            self._watch(("fresh reader",), lambda role, count: progress.update(bars[role], completed=count))
+        self.seconds = time.monotonic() - started
+
+    def print_table(self) -> None:
+        """Print what it took."""
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title=self.file.name)
+        values: dict[str, int | str] = {
+            "edits": self.trace.edits,
+            "batches": self.totals["batches"],
+            "bytes": self.totals["bytes_sent"],
+            "kills": self.killed,
+            "retries": self.totals["retries"],
+            "duplicates": self.totals["duplicates"],
+            "seconds": f"{self.seconds:.1f}",
+            "exact": "yes" if all(self.exact.values()) else "NO",
+        }
+        for name in values:
+            table.add_column(name, justify="right")
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else value for value in values.values()))
+        Console().print(table)
+
+    def close(self) -> None:
+        """End what still runs."""
+        for child in self._children.values():
+            child.close()
+        if self._server is not None:
+            self._server.kill()
+
+    def _start(self, role: str) -> None:
+        if self.url is None:
+            raise AssertionError("the server is known by now")
+        task = "type" if role == "typist" else "follow"
+        file = self.folder / f"{role.replace(' ', '-')}.db"
+        arguments = (task, str(file), self.url, self._name, self.crdt, str(self.file))
+        self._children[role] = Child(f"the {role}", "ds_sync.cli.replay_process", *arguments)
+
+    def _watch(self, roles: tuple[str, ...], show: Any) -> None:
+        done: set[str] = set()
+        furthest = -1
+        moved = time.monotonic()
+        while len(done) < len(roles):
+            for role in roles:
+                if role not in done and self._read(role, show):
+                    done.add(role)
+            at = sum(self._furthest.get(role, 0) for role in roles)
+            if at > furthest:
+                furthest, moved = at, time.monotonic()
+            elif time.monotonic() - moved > _PATIENCE_SECONDS:
+                raise ChildError(f"nothing moved for {_PATIENCE_SECONDS:g} s")
+            if "typist" in roles:
+                self._kill_if_due(done)
+            time.sleep(0.02)
+
+    def _read(self, role: str, show: Any) -> bool:
+        """Take what `role` reported; whether it is done."""
+        child = self._children[role]
+        ended = not child.alive
+        for report in child.reports():
+            self._last[role] = report
+            self._furthest[role] = max(self._furthest.get(role, 0), report["typed"])
+            show(role, report["typed"])
+            if report.get("done"):
+                self.exact[role] = report["exact"]
+                self._settle(role)
+                return True
+        if ended:
+            raise ChildError(f"the {role} ended early: {child.complaint()}")
+        return False
+
+    def _settle(self, role: str) -> None:
+        """Add what a process counted in its life, as far as it was reported."""
+        for name in _COUNTERS:
+            self.totals[name] += int(self._last.get(role, {}).get(name, 0))
+        self._last.pop(role, None)
+
+    def _kill_if_due(self, done: set[str]) -> None:
+        """Kill the next in turn when the typist has passed the next of N evenly spread places."""
+        typed = len(self.trace.transactions) if "typist" in done else int(self._last.get("typist", {}).get("typed", 0))
+        if self.killed >= self.kills or typed < len(self.trace.transactions) * (self.killed + 1) / (self.kills + 1):
+            return
+        victims = [role for role in ("typist", "follower") if role not in done]
+        if self._server is not None:
+            victims.append("server")
+        if not victims:
+            return
+        victim = victims[self.killed % len(victims)]
+        self.killed += 1
+        if victim == "server" and self._server is not None:
+            self._server.kill()
+            self._server.start()
+        else:
+            self._children[victim].close()
+            self._settle(victim)
+            self._start(victim)
