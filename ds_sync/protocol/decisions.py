@@ -19,6 +19,7 @@ from ds_sync.exceptions import (
     SequenceRegressionError,
     StreamClosedError,
 )
+from ds_sync.protocol.expiry import NEVER, RENEWAL_SHARE, Expiry
 from ds_sync.protocol.framing import parse_frames
 from ds_sync.protocol.headers import media_type
 from ds_sync.protocol.history import Place, begin_history, build_offset, build_place, extend_history
@@ -52,6 +53,17 @@ class StreamState:
     """The last accepted Stream-Seq."""
     closed_by: ProducerStamp | None = None
     """The producer append that closed the stream, so that its repetition is recognised."""
+    ttl: int | None = None
+    """Seconds after the last read or append at which the stream ends."""
+    expires_at: str | None = None
+    """When the stream ends, as its creator spelled it."""
+    deadline: float | None = None
+    """Seconds since 1970 at which the stream ends; from then on it counts as deleted."""
+
+    @property
+    def expiry(self) -> Expiry:
+        """What the creator asked for."""
+        return Expiry(self.ttl, self.expires_at)
 
     @property
     def tail(self) -> Offset:
@@ -111,6 +123,7 @@ class CreateRequest:
     """The incarnation the client would like the new stream to have."""
     body: bytes = b""
     closed: bool = False
+    expiry: Expiry = NEVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +156,22 @@ class AppendOutcome:
     """The producer's state now, if the append had one."""
 
 
-def require_stream(state: StreamState | None) -> StreamState:
-    """Return the living stream. Raises NotFoundError: STREAM_DELETED with the life that ended, or STREAM_NOT_FOUND."""
+def is_expired(state: StreamState, now: float) -> bool:
+    """Whether the stream's time is over."""
+    return state.deadline is not None and now >= state.deadline
+
+
+def require_stream(state: StreamState | None, now: float) -> StreamState:
+    """Return the living stream.
+
+    Raises NotFoundError: STREAM_DELETED or STREAM_EXPIRED with the life that ended, or STREAM_NOT_FOUND.
+    """
     if state is None:
         raise NotFoundError("there is no such stream", code="STREAM_NOT_FOUND")
     if state.deleted:
         raise NotFoundError("the stream was deleted", code="STREAM_DELETED", incarnation=state.incarnation)
+    if is_expired(state, now):
+        raise NotFoundError("the stream's time is over", code="STREAM_EXPIRED", incarnation=state.incarnation)
     return state
 
 
@@ -170,36 +193,49 @@ def append_record(state: StreamState, record: bytes) -> StreamState:
     return replace(state, position=state.position + len(record), running=extend_history(state.running, record))
 
 
-def decide_create(view: StreamView, request: CreateRequest) -> Decision[CreateOutcome]:
+def decide_create(view: StreamView, request: CreateRequest, now: float) -> Decision[CreateOutcome]:
     """PUT: make the stream, or find the same one. Raises ConflictError if it exists with another configuration."""
     state = view.state
     if request.closed:
         _refuse_close(request.path)
-    if state is not None and not state.deleted:
-        if media_type(state.content_type) != media_type(request.content_type) or state.closed != request.closed:
+    if state is not None and not state.deleted and not is_expired(state, now):
+        if (
+            state.expiry != request.expiry
+            or media_type(state.content_type) != media_type(request.content_type)
+            or state.closed != request.closed
+        ):
             raise ConflictError("the stream exists with another configuration", code="CONFIGURATION_MISMATCH")
         return Decision(CreateOutcome(state, created=False))
     incarnation = request.proposed or request.incarnation
     if state is not None and incarnation == state.incarnation:
         incarnation = request.incarnation  # the old life was ended on purpose; this is another one
     record = build_record(request.path, request.content_type, request.body) if request.body else b""
-    made = StreamState(incarnation, request.content_type, 0, begin_history(incarnation), closed=request.closed)
+    made = StreamState(
+        incarnation,
+        request.content_type,
+        0,
+        begin_history(incarnation),
+        closed=request.closed,
+        ttl=request.expiry.ttl,
+        expires_at=request.expiry.expires_at,
+        deadline=request.expiry.deadline(now),
+    )
     if record:
         made = append_record(made, record)
     return Decision(CreateOutcome(made, created=True), (Change(made, record or None, fresh=True),))
 
 
-def decide_append(view: StreamView, request: AppendRequest) -> Decision[AppendOutcome]:
+def decide_append(view: StreamView, request: AppendRequest, now: float) -> Decision[AppendOutcome]:
     """POST: append, close, or both.
 
     Raises NotFoundError, StreamClosedError, ConflictError (content type), InvalidRequestError (body, empty append),
     SequenceRegressionError (Stream-Seq), or what `decide_producer` raises.
     """
-    state = require_stream(view.state)
+    state = require_stream(view.state, now)
     if not request.body:
         if not request.close:
             raise InvalidRequestError("an append needs a body", code="EMPTY_BODY")
-        return decide_close(view, request)
+        return decide_close(view, request, now)
     if request.close:
         _refuse_close(request.path)
     if state.closed:
@@ -225,14 +261,17 @@ def decide_append(view: StreamView, request: AppendRequest) -> Decision[AppendOu
         closed=request.close,
         stream_seq=_next_stream_seq(state, request),
         closed_by=request.producer if request.close else None,
+        ttl=state.ttl,
+        expires_at=state.expires_at,
+        deadline=state.deadline if state.ttl is None else now + state.ttl,
     )
     remembered = None if producer is None or request.producer is None else (request.producer.id, producer)
     return Decision(AppendOutcome(made, producer=producer), (Change(made, record, remembered),))
 
 
-def decide_close(view: StreamView, request: AppendRequest) -> Decision[AppendOutcome]:
+def decide_close(view: StreamView, request: AppendRequest, now: float) -> Decision[AppendOutcome]:
     """POST with Stream-Closed and no body (PROTOCOL.md section 5.3); closing twice is fine. Raises as `decide_append`."""
-    state = require_stream(view.state)
+    state = require_stream(view.state, now)
     _refuse_close(request.path)
     if state.closed:
         return Decision(AppendOutcome(state)) if request.producer is None else _answer_closed(view, state, request)
@@ -241,16 +280,38 @@ def decide_close(view: StreamView, request: AppendRequest) -> Decision[AppendOut
         producer = decide_producer(view.producers.get(stamp.id), stamp, b"")
         if producer is None:
             return _answer_duplicate(view, state, stamp)
-    made = replace(state, closed=True, closed_by=stamp)
+    made = replace(state, closed=True, closed_by=stamp, deadline=state.expiry.deadline(now))
     remembered = None if stamp is None or producer is None else (stamp.id, producer)
     return Decision(AppendOutcome(made, producer=producer), (Change(made, None, remembered),))
 
 
-def decide_delete(view: StreamView) -> Decision[StreamState]:
+def decide_renew(view: StreamView, now: float) -> Decision[None]:
+    """A read renews a time to live. Nothing is stored if the deadline would hardly move, or the stream is gone."""
+    state = view.state
+    if state is None or state.ttl is None or state.deadline is None or state.deleted or is_expired(state, now):
+        return Decision(None)
+    if now + state.ttl - state.deadline < state.ttl * RENEWAL_SHARE:
+        return Decision(None)
+    return Decision(None, (Change(replace(state, deadline=now + state.ttl)),))
+
+
+def decide_expire(view: StreamView, now: float) -> Decision[None]:
+    """What is left of a stream whose time is over makes room for a tombstone."""
+    state = view.state
+    if state is None or state.deleted or not is_expired(state, now):
+        return Decision(None)
+    return Decision(None, (Change(_bury(state), fresh=True),))
+
+
+def decide_delete(view: StreamView, now: float) -> Decision[StreamState]:
     """DELETE: leave a tombstone. Raises NotFoundError."""
-    state = require_stream(view.state)
-    tombstone = StreamState(state.incarnation, state.content_type, 0, begin_history(state.incarnation), deleted=True)
+    state = require_stream(view.state, now)
+    tombstone = _bury(state)
     return Decision(tombstone, (Change(tombstone, fresh=True),))
+
+
+def _bury(state: StreamState) -> StreamState:
+    return StreamState(state.incarnation, state.content_type, 0, begin_history(state.incarnation), deleted=True)
 
 
 def _refuse_close(path: str) -> None:

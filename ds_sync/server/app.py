@@ -17,7 +17,7 @@ from ds_sync.server.requests import ClientGoneError, parse_stream_path
 from ds_sync.server.responses import METHODS, PREFLIGHT_HEADERS, Message, Receive, Scope, Send, answer, build_refusal
 from ds_sync.server.streams import Limits, Streams, raw_path
 
-STREAM_MOUNT: Final = "/v1/stream/"
+STREAM_MOUNT: Final = b"/v1/stream/"
 RESERVED: Final = "__ds/"
 """Below the mount: the protocol's own, for subscriptions."""
 
@@ -86,7 +86,7 @@ class Application:
 
         try:
             method = scope["method"]
-            path = scope["path"]
+            path = raw_path(scope)
             if method == "OPTIONS":
                 await send({"type": "http.response.start", "status": 204, "headers": PREFLIGHT_HEADERS})
                 await send({"type": "http.response.body", "body": b""})
@@ -95,11 +95,11 @@ class Application:
                 if handler is None:
                     await _refuse_method(send)
                     return
-                name = parse_stream_path(raw_path(scope)[len(STREAM_MOUNT) :])
+                name = parse_stream_path(path[len(STREAM_MOUNT) :])
                 if name.startswith(RESERVED):
                     raise NotFoundError("this server offers no subscriptions", code="NOT_FOUND")
                 await handler(name, scope, receive, send_noting)
-            elif path == "/health" and method in ("GET", "HEAD"):
+            elif path == b"/health" and method in ("GET", "HEAD"):
                 body = json.dumps({"status": "ok", "version": __version__, "durable": self.engine.durable}).encode()
                 fields = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
                 await answer(send, 200, fields, body if method == "GET" else b"")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -24,8 +25,12 @@ from ds_sync.protocol.decisions import (
     decide_append,
     decide_create,
     decide_delete,
+    decide_expire,
+    decide_renew,
+    is_expired,
     require_stream,
 )
+from ds_sync.protocol.expiry import parse_expiry
 from ds_sync.protocol.history import START, Place, parse_place, spell_place
 from ds_sync.protocol.json_mode import build_json_page
 from ds_sync.protocol.offsets import BEGINNING, NOW, parse_request_offset
@@ -36,6 +41,9 @@ from ds_sync.server.requests import only_value, parse_headers, parse_query, read
 from ds_sync.server.responses import COMMON_HEADERS, HeaderList, Receive, Scope, Send, answer
 
 DEFAULT_CONTENT_TYPE: Final = "application/octet-stream"
+
+FORK_HEADERS: Final = frozenset((names.STREAM_FORKED_FROM, names.STREAM_FORK_OFFSET, "stream-fork-sub-offset"))
+"""Refused: a client that asked for a fork must not take an empty stream for one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,9 @@ class Streams:
     async def put(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """PUT: create (section 5.1)."""
         headers = parse_headers(scope)
+        if not FORK_HEADERS.isdisjoint(headers):
+            raise InvalidRequestError("this server makes no forks", code="FORKS_UNSUPPORTED")
+        expiry = parse_expiry(headers.get(names.STREAM_TTL), headers.get(names.STREAM_EXPIRES_AT))
         body = await read_body(receive, headers, self._limits.max_body)
         request = CreateRequest(
             path,
@@ -75,10 +86,12 @@ class Streams:
             names.parse_incarnation(headers.get(names.STREAM_INCARNATION)),
             body,
             closed=names.parse_flag(headers.get(names.STREAM_CLOSED)),
+            expiry=expiry,
         )
+        now = self._environment.now()
 
         def decide(views: Sequence[StreamView]) -> Decision[CreateOutcome]:
-            return decide_create(views[0], request)
+            return decide_create(views[0], request, now)
 
         outcome = await self._engine.transact((path,), decide)
         fields = _state_headers(outcome.state)
@@ -97,8 +110,10 @@ class Streams:
             path, body, get("content-type") or None, names.parse_flag(get(names.STREAM_CLOSED)), producer, get(names.STREAM_SEQ)
         )
 
+        now = self._environment.now()
+
         def decide(views: Sequence[StreamView]) -> Decision[AppendOutcome]:
-            return decide_append(views[0], request)
+            return decide_append(views[0], request, now)
 
         outcome = await self._engine.transact((path,), decide, producer=None if producer is None else producer.id)
         state = outcome.state
@@ -116,12 +131,13 @@ class Streams:
 
     async def delete(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """DELETE (section 5.4 of the protocol's operations)."""
-        tombstone = await self._engine.transact((path,), lambda views: decide_delete(views[0]))
+        now = self._environment.now()
+        tombstone = await self._engine.transact((path,), lambda views: decide_delete(views[0], now))
         await answer(send, 204, [(b"stream-incarnation", tombstone.incarnation.encode())])
 
     async def head(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """HEAD: what the stream is now; never cached."""
-        state = require_stream((await self._engine.read(path, None, 0)).state)
+        state = await self._require(path, await self._engine.read(path, None, 0))
         fields = _state_headers(state)
         fields.append((b"cache-control", NO_STORE.encode()))
         fields.append((b"etag", build_etag(state.incarnation, BEGINNING, state.tail, closed=state.closed).encode()))
@@ -145,16 +161,35 @@ class Streams:
             await self._long_poll(path, offset, after, cursor, scope, receive, send)
         else:
             run = await self._engine.read(path, after, self._limits.page_bytes)
+            state = await self._require(path, run, renew=True)
             if after is None:
-                state = require_stream(run.state)
                 fields = _state_headers(state)
                 fields += [(b"stream-up-to-date", b"true"), (b"cache-control", NO_STORE.encode())]
                 await answer(send, 200, fields, b"[]" if state.is_json else b"")
             else:
                 await self._answer_page(run, offset, None, scope, send)
 
+    async def _require(self, path: str, run: Run, *, renew: bool = False) -> StreamState:
+        """Return the living stream's state; a read renews its time to live. Raises NotFoundError."""
+        state = run.state
+        if state is None or state.deadline is None:
+            return require_stream(state, 0.0)
+        now = self._environment.now()
+        if is_expired(state, now):
+            await self._engine.transact((path,), lambda views: decide_expire(views[0], now))
+        elif renew:
+            await self._renew(path, state)
+        return require_stream(state, now)
+
+    async def _renew(self, path: str, state: StreamState) -> None:
+        if state.ttl is not None:
+            now = self._environment.now()
+            await self._engine.transact((path,), lambda views: decide_renew(views[0], now))
+
     async def _answer_page(self, run: Run, offset: str, cursor: str | None, scope: Scope, send: Send) -> None:
-        state = require_stream(run.state)
+        state = run.state
+        if state is None:
+            raise AssertionError("only pages of living streams are answered")
         end = run.next_offset
         closed = state.closed and run.up_to_date
         etag = build_etag(state.incarnation, offset, end, closed=closed)
@@ -191,7 +226,7 @@ class Streams:
                 while True:
                     commit = next_commit()
                     run = await self._engine.read(path, after, self._limits.page_bytes)
-                    state = require_stream(run.state)
+                    state = await self._require(path, run, renew=True)
                     if after is None:
                         after = run.end
                     left = deadline - self._environment.monotonic()
@@ -199,7 +234,7 @@ class Streams:
                         break
                     if hangup is None:
                         hangup = Hangup(receive)
-                    await hangup.wait(commit, left)
+                    await hangup.wait(commit, min(left, _half_life(state)))
                     if hangup.happened:
                         return
             finally:
@@ -216,7 +251,7 @@ class Streams:
     async def _follow(self, path: str, after: Place | None, cursor: str | None, receive: Receive, send: Send) -> None:
         now = self._environment.monotonic
         run = await self._engine.read(path, after, self._limits.page_bytes)
-        state = require_stream(run.state)
+        state = await self._require(path, run, renew=True)
         after = run.end if after is None else after
         base64 = not (state.is_json or names.media_type(state.content_type).startswith("text/"))
         fields: HeaderList = [
@@ -239,7 +274,7 @@ class Streams:
                     except (GoneError, StoreError):
                         break  # the client asks again, and is told with a status
                     life = run.state
-                    if life is None or life.deleted or life.incarnation != state.incarnation:
+                    if life is None or life.deleted or life.incarnation != state.incarnation or is_expired(life, self._environment.now()):
                         break
                     ended = life.closed and run.up_to_date
                     if run.records or ended or not told:
@@ -250,7 +285,8 @@ class Streams:
                     if ended or left <= 0 or self._waiters.stopping:
                         break
                     if told:
-                        told = await hangup.wait(commit, min(left, self._limits.sse_heartbeat))
+                        await self._renew(path, life)
+                        told = await hangup.wait(commit, min(left, self._limits.sse_heartbeat, _half_life(life)))
         finally:
             await hangup.stop()
         if not hangup.happened:
@@ -304,7 +340,16 @@ def _state_headers(state: StreamState, offset: str | None = None) -> HeaderList:
     ]
     if state.closed:
         fields.append((b"stream-closed", b"true"))
+    if state.ttl is not None:
+        fields.append((b"stream-ttl", b"%d" % state.ttl))
+    if state.expires_at is not None:
+        fields.append((b"stream-expires-at", state.expires_at.encode("latin-1")))
     return fields
+
+
+def _half_life(state: StreamState) -> float:
+    """Return after how many seconds a waiting reader has to renew the stream's time to live."""
+    return math.inf if state.ttl is None else state.ttl / 2
 
 
 def _build_data_event(data: bytes, *, base64: bool) -> bytes:

@@ -46,7 +46,7 @@ BINARY = "application/octet-stream"
 
 async def create(engine: StorageEngine, path: str, incarnation: str = LIFE) -> CreateOutcome:
     """Make a stream."""
-    return await engine.transact((path,), lambda views: decide_create(views[0], CreateRequest(path, BINARY, incarnation)))
+    return await engine.transact((path,), lambda views: decide_create(views[0], CreateRequest(path, BINARY, incarnation), 0.0))
 
 
 async def append(
@@ -55,12 +55,12 @@ async def append(
     """Append a record."""
     request = AppendRequest(path, body, BINARY, producer=producer, stream_seq=stream_seq)
     name = None if producer is None else producer.id
-    return await engine.transact((path,), lambda views: decide_append(views[0], request), producer=name)
+    return await engine.transact((path,), lambda views: decide_append(views[0], request, 0.0), producer=name)
 
 
 async def delete(engine: StorageEngine, path: str) -> StreamState:
     """Delete a stream."""
-    return await engine.transact((path,), lambda views: decide_delete(views[0]))
+    return await engine.transact((path,), lambda views: decide_delete(views[0], 0.0))
 
 
 async def read_all(engine: StorageEngine, path: str, after: Place = START, limit: int = 1 << 20) -> list[bytes]:
@@ -220,8 +220,8 @@ class StorageEngineContract:
         await append(engine, "from", b"abc")
 
         def move(views: Sequence[StreamView]) -> Decision[str]:
-            made = decide_create(views[1], CreateRequest("to", BINARY, OTHER_LIFE, body=b"xyz"))
-            return Decision("moved", (*decide_delete(views[0]).changes, *made.changes))
+            made = decide_create(views[1], CreateRequest("to", BINARY, OTHER_LIFE, body=b"xyz"), 0.0)
+            return Decision("moved", (*decide_delete(views[0], 0.0).changes, *made.changes))
 
         assert await engine.transact(("from", "to"), move) == "moved"
         assert await engine.list("*") == ["to"]

@@ -3,15 +3,17 @@ from dataclasses import replace
 import pytest
 
 from ds_sync.exceptions import ConflictError, InvalidRequestError, NotFoundError, SequenceRegressionError, StreamClosedError
+from ds_sync.protocol import decisions as rules
 from ds_sync.protocol.decisions import (
+    AppendOutcome,
     AppendRequest,
+    CreateOutcome,
     CreateRequest,
+    Decision,
     StreamState,
     StreamView,
-    decide_append,
-    decide_create,
-    decide_delete,
 )
+from ds_sync.protocol.expiry import NEVER, Expiry
 from ds_sync.protocol.framing import build_frames
 from ds_sync.protocol.history import begin_history
 from ds_sync.protocol.messages import ProducerStamp
@@ -23,6 +25,21 @@ PROPOSED = "b" * 32
 NOTHING = StreamView(None, {})
 OPEN = StreamState(LIFE, "text/plain; charset=utf-8", 0, begin_history(LIFE))
 STAMP = ProducerStamp("p", 0, 0)
+
+
+NOW = 1000.0
+
+
+def decide_create(seen: StreamView, request: CreateRequest) -> Decision[CreateOutcome]:
+    return rules.decide_create(seen, request, NOW)
+
+
+def decide_append(seen: StreamView, request: AppendRequest) -> Decision[AppendOutcome]:
+    return rules.decide_append(seen, request, NOW)
+
+
+def decide_delete(seen: StreamView) -> Decision[StreamState]:
+    return rules.decide_delete(seen, NOW)
 
 
 def view(state: StreamState, **producers: ProducerState) -> StreamView:
@@ -159,3 +176,52 @@ def test_an_empty_json_array_creates_but_does_not_append() -> None:
     with pytest.raises(InvalidRequestError) as caught:
         decide_append(view(made.result.state), AppendRequest("s", b"[ ]", "application/json"))
     assert caught.value.code == "EMPTY_ARRAY"
+
+
+def expiring(expiry: Expiry) -> StreamState:
+    change = decide_create(NOTHING, CreateRequest("s", "text/plain", FRESH, expiry=expiry)).changes[0]
+    assert change is not None
+    return change.state
+
+
+def test_a_stream_whose_time_is_over_counts_as_ended_and_its_url_is_free() -> None:
+    state = expiring(Expiry(ttl=10))
+    rules.require_stream(state, NOW + 9.9)
+    with pytest.raises(NotFoundError) as caught:
+        rules.require_stream(state, NOW + 10)
+    assert (caught.value.code, caught.value.incarnation) == ("STREAM_EXPIRED", FRESH)
+    remade = rules.decide_create(view(state), CreateRequest("s", "text/html", "c" * 32), NOW + 10).result
+    assert (remade.created, remade.state.incarnation) == (True, "c" * 32)
+
+
+def test_appends_and_closes_renew_a_time_to_live_but_not_a_time() -> None:
+    for request in (AppendRequest("s", b"x", "text/plain"), AppendRequest("s", b"", close=True)):
+        renewed = rules.decide_append(view(expiring(Expiry(ttl=10))), request, NOW + 5).result.state
+        assert (renewed.deadline, renewed.ttl) == (NOW + 15, 10)
+        fixed = expiring(Expiry(expires_at="1970-01-01T00:20:00Z"))
+        assert rules.decide_append(view(fixed), request, NOW + 5).result.state.deadline == fixed.deadline == 1200.0
+
+
+def test_a_read_renews_only_what_is_worth_a_commit() -> None:
+    state = expiring(Expiry(ttl=100))
+    assert rules.decide_renew(view(state), NOW + 4).changes == (None,)
+    change = rules.decide_renew(view(state), NOW + 5).changes[0]
+    assert change is not None
+    assert (change.state, change.record) == (replace(state, deadline=NOW + 105), None)
+    assert rules.decide_renew(view(state), NOW + 100).changes == (None,)
+
+
+def test_another_expiry_is_another_configuration() -> None:
+    seen = view(expiring(Expiry(ttl=10)))
+    assert not decide_create(seen, CreateRequest("s", "text/plain", LIFE, expiry=Expiry(ttl=10))).result.created
+    for expiry in (Expiry(ttl=11), NEVER):
+        with pytest.raises(ConflictError):
+            decide_create(seen, CreateRequest("s", "text/plain", LIFE, expiry=expiry))
+
+
+def test_what_expired_leaves_a_tombstone() -> None:
+    state = expiring(Expiry(ttl=10))
+    assert rules.decide_expire(view(state), NOW + 9).changes == (None,)
+    change = rules.decide_expire(view(state), NOW + 10).changes[0]
+    assert change is not None
+    assert (change.state.deleted, change.state.incarnation, change.fresh) == (True, FRESH, True)

@@ -306,6 +306,37 @@ async def test_health_is_json(app: Application) -> None:
     assert (answer.status, json.loads(answer.body)["status"]) == (200, "ok")
 
 
+async def test_a_fork_is_refused_and_makes_nothing(app: Application) -> None:
+    await ask(app, "PUT", "/v1/stream/a", headers=TEXT)
+    refused = await ask(app, "PUT", "/v1/stream/b", headers={"stream-forked-from": "/v1/stream/a"})
+    assert (refused.status, refused.code) == (400, "FORKS_UNSUPPORTED")
+    assert (await ask(app, "HEAD", "/v1/stream/b")).status == 404
+
+
+async def test_an_encoded_mount_is_no_mount(app: Application) -> None:
+    answer = await ask(app, "PUT", "/v1/%73tream/a")
+    assert (answer.status, answer.code) == (404, "NOT_FOUND")
+
+
+async def test_a_time_to_live_is_told_renewed_by_reads_and_ends_the_stream() -> None:
+    clock = [1000.0]
+    app = create_app(MemoryEngine(), environment=replace(Environment(), now=lambda: clock[0]), long_poll_timeout=0.01)
+    made = await ask(app, "PUT", "/v1/stream/a", headers={**TEXT, "stream-ttl": "10", "stream-incarnation": LIFE})
+    assert made.headers["stream-ttl"] == "10"
+    for query in ("", "offset=now", "offset=now&live=long-poll"):
+        clock[0] += 8
+        assert (await ask(app, "GET", "/v1/stream/a", query=query)).status < 300
+    clock[0] += 8
+    assert (await ask(app, "HEAD", "/v1/stream/a")).headers["stream-ttl"] == "10"
+    clock[0] += 2
+    for method in ("HEAD", "GET", "POST"):
+        answer = await ask(app, method, "/v1/stream/a", headers=TEXT, body=b"x" if method == "POST" else b"")
+        assert (answer.status, answer.headers["stream-incarnation"]) == (404, LIFE)
+    assert (await ask(app, "PUT", "/v1/stream/a", headers=TEXT)).status == 201
+    both = await ask(app, "PUT", "/v1/stream/b", headers={"stream-ttl": "10", "stream-expires-at": "2030-01-01T00:00:00Z"})
+    assert both.status == 400
+
+
 VALUES = st.text(st.characters(min_codepoint=0, max_codepoint=255), max_size=20) | st.sampled_from(
     ["0", "1", "-1", "true", "now", "text/plain", "application/json", START, "9" * 20, "1e3", "*", '"', "a/b;"]
 )

@@ -239,6 +239,12 @@ class SqliteEngine:
                     self._take_back(batch + self._queue, error)
                     self._queue = []
                     continue
+                except Exception as error:
+                    # Nobody expected this one; whoever waits must not wait for ever.
+                    log.exception("a commit to %s failed", self._path)
+                    self._take_back(batch + self._queue, StoreError(f"the commit failed: {error!r}"))
+                    self._queue = []
+                    continue
                 self._publish(batch)
                 if rows:
                     shelf.last_log = rows[-1][0]

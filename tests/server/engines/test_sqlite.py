@@ -7,11 +7,14 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ds_sync.exceptions import CorruptFileError, FileInUseError, NewerFileError, StorageFullError
+from ds_sync.exceptions import CorruptFileError, FileInUseError, GoneError, NewerFileError, StorageFullError, StoreError
+from ds_sync.protocol.decisions import CreateRequest, decide_create
 from ds_sync.protocol.history import START
 from ds_sync.protocol.messages import ProducerStamp
 from ds_sync.server.engines.sqlite import SqliteEngine
@@ -147,6 +150,56 @@ async def test_a_deleted_streams_records_leave_the_file(tmp_path: Path) -> None:
     assert connection.execute("SELECT count(*) FROM place").fetchone() == (1,)
     assert sorted(path for (path,) in connection.execute("SELECT path FROM stream")) == ["other", "s"]
     connection.close()
+
+
+async def test_a_file_set_back_to_an_older_copy_that_grew_since_is_noticed(tmp_path: Path) -> None:
+    path, copy = tmp_path / "streams.db", tmp_path / "copy.db"
+    engine = SqliteEngine(path)
+    await create(engine, "s")
+    common = (await append(engine, "s", b"common")).state.place
+    await engine.aclose()
+    copy.write_bytes(path.read_bytes())
+    engine = SqliteEngine(path)
+    lost = (await append(engine, "s", b"lost")).state.place
+    await engine.aclose()
+    path.write_bytes(copy.read_bytes())
+    engine = SqliteEngine(path)
+    await append(engine, "s", b"else")
+    await append(engine, "s", b"more")
+    with pytest.raises(GoneError):
+        await engine.read("s", lost, 100)
+    assert await read_all(engine, "s", common) == [b"else", b"more"]
+    await engine.aclose()
+
+
+async def test_a_commit_that_fails_in_an_unforeseen_way_leaves_nobody_waiting(tmp_path: Path) -> None:
+    fail = [True]
+
+    async def run(call: Callable[..., Any], /, *args: Any) -> Any:
+        if fail[0]:
+            raise RuntimeError("no threads left")
+        return call(*args)
+
+    engine = SqliteEngine(tmp_path / "streams.db", run_in_thread=run)
+    with pytest.raises(StoreError, match="no threads left"):
+        await create(engine, "s")
+    fail[0] = False
+    assert (await create(engine, "s")).created
+    await engine.aclose()
+
+
+async def test_a_refusal_that_rests_on_a_commit_under_way_waits_for_it(tmp_path: Path) -> None:
+    engine = SqliteEngine(tmp_path / "streams.db")
+    pages = engine._writer.execute("PRAGMA page_count").fetchone()[0]
+    engine._writer.execute(f"PRAGMA max_page_count = {pages}")
+    request = CreateRequest("s", "text/plain", "b" * 32, body=b"x" * 50_000)
+    results = await asyncio.gather(
+        engine.transact(("s",), lambda views: decide_create(views[0], request, 0.0)),
+        create(engine, "s"),  # a conflict of content types, if the first one had lasted
+        return_exceptions=True,
+    )
+    assert [type(result) for result in results] == [StorageFullError] * 2
+    await engine.aclose()
 
 
 WRITER = textwrap.dedent(
