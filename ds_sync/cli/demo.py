@@ -68,15 +68,11 @@ class Story:
         self._server = server = Server(self._folder / "server.db")
         for name in _PEOPLE:
             self._open_laptop(name)
-        say(
-            f"[bold]1. Ada and Ben write one list.[/] Each has a laptop with its own copy in a file; a server at {server.url} lets them meet."
-        )
+        say(f"[bold]1. Ada and Ben write one list.[/] Each laptop keeps its own copy in a file; they meet on {server.url}.")
         self._ask("Ada", do="type", text=self._session["title"] + "\n")
         self._connect()
         self._sync()
-        self._sync()
-        self._act("together")
-        self._sync()
+        self._act("together", in_turn=True)
         self._show()
 
         say("[bold]2. Both lose the network[/] and go on writing, each alone.")
@@ -85,9 +81,7 @@ class Story:
         self._act("offline")
         self._show()
 
-        say(
-            "[bold]3. The network is back, and in the middle of it the server is killed[/] (SIGKILL: no time to save anything). They go on writing."
-        )
+        say("[bold]3. The network is back, and the server is killed[/] (SIGKILL: no time to save). They go on writing.")
         self._connect()
         server.kill()
         self._act("server down")
@@ -104,9 +98,8 @@ class Story:
         say("[bold]5. Everything comes back.[/]")
         server.start()
         self._connect()
-        self._act("back")
         self._sync()
-        self._sync()
+        self._act("back", in_turn=True)
         texts = {name: self._ask(name, do="say")["text"] for name in _PEOPLE}
         self._show()
         wrong = lost + check(self._session, texts)
@@ -114,9 +107,8 @@ class Story:
             say("[bold red]It did not work.[/]")
             return wrong
         count = len(texts["Ada"])
-        say(
-            f"[bold green]Both have the same text: all {count} characters that were typed, each exactly once.[/] ({time.monotonic() - started:.1f} s)"
-        )
+        say(f"[bold green]Both have the same text: all {count} characters that were typed, each exactly once.[/]")
+        say(f"It took {time.monotonic() - started:.1f} s.")
         return []
 
     def close(self) -> None:
@@ -132,9 +124,12 @@ class Story:
     def _ask(self, name: str, **request: Any) -> dict[str, Any]:
         return self._people[name].ask(request, timeout=_SYNC_SECONDS + 10)
 
-    def _act(self, title: str) -> None:
+    def _act(self, title: str, *, in_turn: bool = False) -> None:
+        """Each types a line. In turn: the other sees it first, or would write into the middle of a line that is still arriving."""
         for name, text in self._session[title].items():
             self._ask(name, do="type", text=text)
+            if in_turn:
+                self._sync()
 
     def _connect(self) -> None:
         if self._server is None:
