@@ -41,6 +41,8 @@ class CrdtAdapter(Protocol):
 
         News: the content changed (deletions count), or an update that waits was not known yet. Never seen by `observe`. Malformed bytes
         raise InvalidUpdateError with the index of the culprit; those before it are applied, the culprit and those after it are not.
+        A library that notices only on the way, and has no rollback, announces what got in to the observers, like a local edit.
+        Raises DocumentBusyError, with nothing applied, while the application has a transaction open: try again a turn later.
         """
 
     def version(self, doc: Any) -> bytes:
@@ -58,6 +60,7 @@ class CrdtAdapter(Protocol):
     def observe(self, doc: Any, callback: Callable[[bytes], None]) -> Unobserve:
         """Call `callback(update)` after each local edit, synchronously, before the edit returns; return what ends it.
 
+        The document may live until the observation is ended. Raises DocumentBusyError while a transaction is open.
         An edit that changes nothing calls nothing. What the callback raises reaches the editor, wrapped or not; the edit stays in
         the document.
         """
