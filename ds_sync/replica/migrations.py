@@ -1,0 +1,81 @@
+"""The steps from an empty file to today's tables, in order. A step that has shipped is never changed."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from typing import Final
+
+from sqlite_utils import Database
+
+from ds_sync.replica.schema import APPLICATION_ID
+
+
+def _first(database: Database) -> None:
+    database.table("documents").create(
+        {
+            "id": int,
+            "crdt": str,
+            "service": str,
+            "path": str,
+            "format": str,
+            "phase": str,
+            "server": str,  # the base URL that checkpoint and incarnation speak of
+            "incarnation": str,
+            "checkpoint": str,
+            "partial": bytes,  # the cut frame before the checkpoint
+            "server_version": bytes,  # the CRDT version that the stream is known to hold; NULL: nothing is known
+            "producer_id": str,
+            "producer_seq": int,
+            "durable": int,  # edits of this file that a server has acknowledged
+        },
+        pk="id",
+        not_null={"crdt", "service", "path", "format", "phase", "checkpoint", "partial", "producer_id", "producer_seq", "durable"},
+    )
+    database.table("documents").create_index(["crdt", "service", "path"], unique=True)
+    database.table("snapshots").create({"document": int, "snapshot": bytes, "outbox_through": int}, pk="document", not_null={"snapshot"})
+    database.table("log").create({"id": int, "document": int, "frames": bytes}, pk="id", not_null={"document", "frames"})
+    database.table("log").create_index(["document"])
+    database.table("batches").create(
+        {
+            "document": int,
+            "producer_id": str,
+            "epoch": int,
+            "seq": int,
+            "through": int,  # the last outbox row it covers
+            "edits": int,  # how many rows that is
+            "sealed_at": str,  # the checkpoint at that moment
+            "version": bytes,  # the server_version once it is settled; NULL: stays as it is
+            "payload": bytes,
+        },
+        pk="document",
+        not_null={"producer_id", "epoch", "seq", "through", "edits", "sealed_at", "payload"},
+    )
+    database.table("quarantine").create(
+        {"id": int, "document": int, "offset": str, "at": float, "reason": str, "data": bytes},
+        pk="id",
+        not_null={"document", "offset", "at", "reason", "data"},
+    )
+    # By hand: sqlite-utils makes no table without a rowid, and this one is the hot path. Rows of one document lie together, in order.
+    database.execute(
+        "CREATE TABLE outbox (document INTEGER NOT NULL, id INTEGER NOT NULL, at REAL NOT NULL, data BLOB NOT NULL, "
+        "PRIMARY KEY (document, id)) WITHOUT ROWID"
+    )
+
+
+STEPS: Final[tuple[Callable[[Database], None], ...]] = (_first,)
+
+
+def migrate(connection: sqlite3.Connection, version: int) -> None:
+    """Take the file from `version` to the newest, each step and its number in one transaction."""
+    database = Database(connection, execute_plugins=False)
+    for number, step in enumerate(STEPS[version:], version + 1):
+        connection.execute("BEGIN EXCLUSIVE")
+        try:
+            step(database)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {number}")
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
