@@ -18,6 +18,7 @@ from ds_sync.exceptions import (
     RateLimitedError,
     ResponseError,
     SequenceGapError,
+    SequenceRegressionError,
     ServerError,
     StaleEpochError,
     StreamClosedError,
@@ -42,6 +43,9 @@ ERRORS: Mapping[int, type[ResponseError]] = {
 MAX_ERROR_BODY = 64 * 1024
 """Bytes of an error's body that are looked at."""
 
+SEQUENCE_REGRESSION = "SEQUENCE_REGRESSION"
+"""Of a 409, in our server's body. No header tells this one apart; from other servers it is a plain ConflictError."""
+
 _MAX_QUOTE = 200  # characters of the server's own words in a message
 _MAX_CODE = 64
 
@@ -60,6 +64,8 @@ def build_error(response: Response, *, now: float) -> ResponseError:
     elif status == 409 and (expected := _read_integer(headers.get(h.PRODUCER_EXPECTED_SEQ))) is not None:
         received = _read_integer(headers.get(h.PRODUCER_RECEIVED_SEQ))
         error = SequenceGapError(message, expected=expected, received=expected if received is None else received)
+    elif status == 409 and code == SEQUENCE_REGRESSION:
+        error = SequenceRegressionError(message)
     elif status == 404:
         error = NotFoundError(message, incarnation=incarnation)
     elif status == 410:

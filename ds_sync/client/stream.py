@@ -80,17 +80,22 @@ class StreamClient:
         producer: ProducerStamp | None = None,
         stream_seq: str | None = None,
         close: bool = False,
+        incarnation: str | None = None,
     ) -> AppendResult:
         """Append `body`, whole or not at all (section 5.2); with `close` it is the last.
 
-        With a producer it may be repeated, and the result says whether the server took it for a repetition. Raises StaleEpochError,
-        SequenceGapError, StreamClosedError, PayloadTooLargeError. After a TransportError it may stand in the stream or not.
+        With a producer it may be repeated, and the result says whether the server took it for a repetition. With an `incarnation`
+        nothing is appended to any other life of the URL: GoneError names the one that is there. A server that knows no incarnations
+        says so by answering none. Raises StaleEpochError, SequenceGapError, SequenceRegressionError, StreamClosedError,
+        PayloadTooLargeError. After a TransportError it may stand in the stream or not.
         """
         sent = {"content-type": content_type}
         if producer is not None:
             sent |= {h.PRODUCER_ID: producer.id, h.PRODUCER_EPOCH: str(producer.epoch), h.PRODUCER_SEQ: str(producer.seq)}
         if stream_seq is not None:
             sent[h.STREAM_SEQ] = stream_seq
+        if incarnation is not None:
+            sent[h.STREAM_INCARNATION] = incarnation
         if close:
             sent[h.STREAM_CLOSED] = "true"
         response = await self._call("POST", headers=sent, body=body, idempotent=producer is not None)

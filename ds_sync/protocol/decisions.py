@@ -14,6 +14,7 @@ from typing import Final, Generic, TypeVar
 from ds_sync.exceptions import (
     ConflictError,
     FramingError,
+    GoneError,
     InvalidRequestError,
     NotFoundError,
     SequenceRegressionError,
@@ -136,6 +137,8 @@ class AppendRequest:
     close: bool = False
     producer: ProducerStamp | None = None
     stream_seq: str | None = None
+    incarnation: str | None = None
+    """The life the client believes it writes to; None writes to whichever is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,10 +231,13 @@ def decide_create(view: StreamView, request: CreateRequest, now: float) -> Decis
 def decide_append(view: StreamView, request: AppendRequest, now: float) -> Decision[AppendOutcome]:
     """POST: append, close, or both.
 
-    Raises NotFoundError, StreamClosedError, ConflictError (content type), InvalidRequestError (body, empty append),
-    SequenceRegressionError (Stream-Seq), or what `decide_producer` raises.
+    Raises NotFoundError, GoneError (another life than the one asked for), StreamClosedError, ConflictError (content type),
+    InvalidRequestError (body, empty append), SequenceRegressionError (Stream-Seq), or what `decide_producer` raises.
     """
     state = require_stream(view.state, now)
+    # Before the producer: numbers of another life would be taken for duplicates, or for gaps.
+    if request.incarnation is not None and request.incarnation != state.incarnation:
+        raise GoneError("the stream was made anew", code="HISTORY_DIVERGED", incarnation=state.incarnation)
     if not request.body:
         if not request.close:
             raise InvalidRequestError("an append needs a body", code="EMPTY_BODY")

@@ -23,8 +23,10 @@ STREAM_SSE_DATA_ENCODING: Final = "stream-sse-data-encoding"
 STREAM_FORKED_FROM: Final = "stream-forked-from"
 STREAM_FORK_OFFSET: Final = "stream-fork-offset"
 STREAM_INCARNATION: Final = "stream-incarnation"
-"""Ours. In answers: which life of the URL this is; on a 404: the life that was deleted. In a PUT: the id the new stream should
-have, sent by a replica that makes a lost stream anew, so that the others see the same life with a lost history, and heal it."""
+"""Ours: 32 hex digits. In answers: which life of the URL this is; on a 404: the life that was deleted; on a 410: the life that is
+there. In a PUT: the id the new stream should have, sent by a replica that makes a lost stream anew, so that the others see the same
+life with a lost history, and heal it. In a POST: the life the client believes it writes to; if another is there the server answers
+410 HISTORY_DIVERGED and stores nothing, so that what was meant for one document never lands in the next of that name."""
 
 PRODUCER_ID: Final = "producer-id"
 PRODUCER_EPOCH: Final = "producer-epoch"
@@ -80,6 +82,13 @@ def parse_flag(text: str | None) -> bool:
 def parse_incarnation(text: str | None) -> str | None:
     """Return the id if it is one of ours (32 hex digits), else None: a foreign server may use the name for something else."""
     return text if text is not None and _INCARNATION.fullmatch(text) else None
+
+
+def require_incarnation(text: str | None) -> str | None:
+    """Read the condition of a POST; None without one. Raises InvalidRequestError: a condition that can't be read can't be met."""
+    if text is not None and not _INCARNATION.fullmatch(text):
+        raise InvalidRequestError("Stream-Incarnation must be 32 hex digits in lower case", code="INVALID_INCARNATION")
+    return text
 
 
 def media_type(content_type: str) -> str:

@@ -107,9 +107,14 @@ class Streams:
         producer = names.parse_producer(get(names.PRODUCER_ID), get(names.PRODUCER_EPOCH), get(names.PRODUCER_SEQ))
         body = await read_body(receive, headers, self._limits.max_body)
         request = AppendRequest(
-            path, body, get("content-type") or None, names.parse_flag(get(names.STREAM_CLOSED)), producer, get(names.STREAM_SEQ)
+            path,
+            body,
+            get("content-type") or None,
+            names.parse_flag(get(names.STREAM_CLOSED)),
+            producer,
+            get(names.STREAM_SEQ),
+            names.require_incarnation(get(names.STREAM_INCARNATION)),
         )
-
         now = self._environment.now()
 
         def decide(views: Sequence[StreamView]) -> Decision[AppendOutcome]:

@@ -32,6 +32,9 @@ def test_headers_make_errors_more_precise() -> None:
     closed = build_error(Response(409, {"stream-closed": "true", "stream-next-offset": "5", "producer-expected-seq": "3"}), now=NOW)
     assert isinstance(closed, e.StreamClosedError)
     assert closed.tail == "5"
+    regression = build_error(Response(409, {}, b'{"error":{"code":"SEQUENCE_REGRESSION"}}'), now=NOW)
+    assert isinstance(regression, e.SequenceRegressionError)
+    assert (regression.status, regression.code) == (409, "SEQUENCE_REGRESSION")
     for status in (404, 410):
         error = build_error(Response(status, {"stream-incarnation": "c" * 32}), now=NOW)
         assert error.incarnation == "c" * 32  # type: ignore[attr-defined]

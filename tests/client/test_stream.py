@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from ds_sync.client.stream import StreamClient
-from ds_sync.exceptions import NotFoundError, StreamClosedError
+from ds_sync.exceptions import GoneError, NotFoundError, SequenceRegressionError, StreamClosedError
 from ds_sync.protocol.messages import Page, ProducerStamp
 from ds_sync.testing.server_process import ServerProcess
 
@@ -33,6 +33,29 @@ async def test_create_append_read_head_delete(server: ServerProcess) -> None:
         await client.delete()
         with pytest.raises(NotFoundError):
             await client.head()
+
+
+async def test_an_append_for_a_life_that_is_over_lands_nowhere(server: ServerProcess) -> None:
+    async with StreamClient(f"{server.url}/v1/stream/client/lives") as client:
+        first = (await client.create(content_type="a/b")).incarnation
+        assert (await client.append(b"one", content_type="a/b", incarnation=first)).incarnation == first
+        await client.delete()
+        second = (await client.create(content_type="a/b")).incarnation
+        assert second != first
+        with pytest.raises(GoneError) as caught:
+            await client.append(b"two", content_type="a/b", incarnation=first, producer=ProducerStamp("p", 0, 0))
+        assert (caught.value.status, caught.value.code, caught.value.incarnation) == (410, "HISTORY_DIVERGED", second)
+        await client.append(b"three", content_type="a/b", incarnation=second)
+        assert (await client.read()).data == b"three"
+
+
+async def test_a_stream_seq_that_does_not_rise(server: ServerProcess) -> None:
+    async with StreamClient(f"{server.url}/v1/stream/client/sequence") as client:
+        await client.create(content_type="a/b")
+        await client.append(b"one", content_type="a/b", stream_seq="2")
+        with pytest.raises(SequenceRegressionError):
+            await client.append(b"two", content_type="a/b", stream_seq="2")
+        assert (await client.read()).data == b"one"
 
 
 @pytest.mark.parametrize("live", ["sse", "long-poll", "auto"])

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from ds_sync.exceptions import ConflictError, InvalidRequestError, NotFoundError, SequenceRegressionError, StreamClosedError
+from ds_sync.exceptions import ConflictError, GoneError, InvalidRequestError, NotFoundError, SequenceRegressionError, StreamClosedError
 from ds_sync.protocol import decisions as rules
 from ds_sync.protocol.decisions import (
     AppendOutcome,
@@ -118,6 +118,23 @@ def test_stream_seq_rises_byte_by_byte() -> None:
         decide_append(seen, AppendRequest("s", b"x", "text/plain", stream_seq="9"))
     seen = after(seen, AppendRequest("s", b"x", "text/plain"))
     assert after(seen, AppendRequest("s", b"x", "text/plain", stream_seq="91")).state is not None
+
+
+def test_an_append_meant_for_another_life_is_refused() -> None:
+    seen = after(view(OPEN), AppendRequest("s", b"x", "text/plain", producer=STAMP, incarnation=LIFE))
+    assert seen.state is not None
+    assert seen.state.position == 1
+    for request in (
+        AppendRequest("s", b"x", "text/plain", incarnation=FRESH),
+        AppendRequest("s", b"x", "text/plain", producer=STAMP, incarnation=FRESH),  # not a duplicate: another life's producer
+        AppendRequest("s", b"", close=True, incarnation=FRESH),
+    ):
+        with pytest.raises(GoneError) as caught:
+            decide_append(seen, request)
+        assert (caught.value.code, caught.value.incarnation) == ("HISTORY_DIVERGED", LIFE)
+    tombstone = decide_delete(seen).result
+    with pytest.raises(NotFoundError):
+        decide_append(view(tombstone), AppendRequest("s", b"x", "text/plain", incarnation=LIFE))
 
 
 def test_a_closed_stream_says_so_and_knows_who_closed_it() -> None:

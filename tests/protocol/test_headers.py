@@ -1,7 +1,15 @@
 import pytest
 
 from ds_sync.exceptions import InvalidRequestError
-from ds_sync.protocol.headers import MAX_INTEGER, media_type, parse_flag, parse_incarnation, parse_integer, parse_producer
+from ds_sync.protocol.headers import (
+    MAX_INTEGER,
+    media_type,
+    parse_flag,
+    parse_incarnation,
+    parse_integer,
+    parse_producer,
+    require_incarnation,
+)
 from ds_sync.protocol.messages import ProducerStamp
 
 
@@ -32,3 +40,12 @@ def test_small_values() -> None:
     assert parse_incarnation("0" * 32) == "0" * 32
     assert [parse_incarnation(text) for text in (None, "0" * 31, "A" * 32, "0" * 32 + "\n")] == [None] * 4
     assert media_type("Text/Plain ; charset=utf-8") == "text/plain"
+
+
+def test_a_condition_is_readable_or_refused() -> None:
+    assert require_incarnation(None) is None
+    assert require_incarnation("0" * 32) == "0" * 32
+    for text in ("", "0" * 31, "A" * 32, "0" * 32 + "\n", "*"):
+        with pytest.raises(InvalidRequestError) as caught:
+            require_incarnation(text)
+        assert caught.value.code == "INVALID_INCARNATION"

@@ -106,6 +106,24 @@ async def test_a_malformed_proposal_is_no_proposal(app: Application) -> None:
     assert len(made.headers["stream-incarnation"]) == 32
 
 
+async def test_an_append_may_name_the_life_it_is_for(app: Application) -> None:
+    await ask(app, "PUT", "/v1/stream/a", headers={**TEXT, "stream-incarnation": LIFE})
+    assert (await ask(app, "POST", "/v1/stream/a", headers={**TEXT, "stream-incarnation": LIFE}, body=b"one")).status == 204
+    other = await ask(app, "POST", "/v1/stream/a", headers={**TEXT, "stream-incarnation": "f" * 32}, body=b"two")
+    assert (other.status, other.code) == (410, "HISTORY_DIVERGED")
+    assert (other.headers["stream-incarnation"], other.headers["cache-control"]) == (LIFE, "no-store")
+    unreadable = await ask(app, "POST", "/v1/stream/a", headers={**TEXT, "stream-incarnation": LIFE.upper()}, body=b"two")
+    assert (unreadable.status, unreadable.code) == (400, "INVALID_INCARNATION")
+    assert (await ask(app, "GET", "/v1/stream/a")).body == b"one"
+
+
+async def test_a_stream_seq_that_does_not_rise_has_a_code_of_its_own(app: Application) -> None:
+    await ask(app, "PUT", "/v1/stream/a", headers=TEXT)
+    assert (await ask(app, "POST", "/v1/stream/a", headers={**TEXT, "stream-seq": "2"}, body=b"one")).status == 204
+    refused = await ask(app, "POST", "/v1/stream/a", headers={**TEXT, "stream-seq": "10"}, body=b"two")
+    assert (refused.status, refused.code) == (409, "SEQUENCE_REGRESSION")
+
+
 async def test_an_append_tells_the_tail_and_a_read_gives_the_bytes(app: Application) -> None:
     await ask(app, "PUT", "/v1/stream/a", headers={**TEXT, "stream-incarnation": LIFE})
     first = await ask(app, "POST", "/v1/stream/a", headers=TEXT, body=b"one", chunks=3)
