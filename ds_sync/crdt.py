@@ -49,10 +49,13 @@ class CrdtAdapter(Protocol):
         """Return a summary for `missing`. Equal versions do *not* prove equal documents (in Yjs, a deletion changes none)."""
 
     def missing(self, doc: Any, since: bytes | None) -> bytes:
-        """Return one update with everything `doc` has beyond version `since` (None: everything), deletions and waiting updates included."""
+        """Return one update with everything `doc` has beyond version `since` (None: everything), deletions and waiting updates included.
+
+        Raises DocumentBusyError while the application has a transaction open: half of an edit is not to be stored or sent.
+        """
 
     def snapshot(self, doc: Any) -> bytes:
-        """Return one update that holds the whole document, waiting updates included."""
+        """Return one update that holds the whole document, waiting updates included. Raises DocumentBusyError as `missing` does."""
 
     def merge(self, updates: Sequence[bytes]) -> bytes:
         """Return one update worth all of `updates` (at least one), without a live document. Raises InvalidUpdateError."""

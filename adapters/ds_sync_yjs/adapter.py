@@ -91,7 +91,11 @@ class YjsAdapter:
         return bytes(doc.get_state())
 
     def missing(self, doc: Doc[Any], since: bytes | None) -> bytes:
-        """Return what `doc` has beyond state vector `since`, all its deletions, and what waits. Raises InvalidUpdateError."""
+        """Return what `doc` has beyond state vector `since`, all its deletions, and what waits.
+
+        Raises InvalidUpdateError and, inside an open transaction, DocumentBusyError: half of an edit is not to be stored.
+        """
+        _refuse_open_transaction(doc)
         with _refusing(0):
             update = bytes(doc.get_update(since))
         waiting = self._state(doc).waiting

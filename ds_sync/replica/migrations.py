@@ -47,9 +47,10 @@ def _first(database: Database) -> None:
             "sealed_at": str,  # the checkpoint at that moment
             "version": bytes,  # the server_version once it is settled; NULL: stays as it is
             "payload": bytes,
+            "healing": int,  # 1: more than its rows
         },
         pk="document",
-        not_null={"producer_id", "epoch", "seq", "through", "edits", "sealed_at", "payload"},
+        not_null={"producer_id", "epoch", "seq", "through", "edits", "sealed_at", "payload", "healing"},
     )
     database.table("quarantine").create(
         {"id": int, "document": int, "offset": str, "at": float, "reason": str, "data": bytes},

@@ -2,11 +2,15 @@
 
 A document's two halves, the *push* (outbox to stream) and the *tail* (stream to document), meet in three rules:
 
-* **Settled by 200 or by sight.** A batch goes out under one stamp, byte for byte, until the server answers 200 to it, or until its payload is read
+* **Settled by 200 or by sight.** A batch goes out under one stamp, byte for byte, until the server answers 200 to it, or until its
+  payload is read
   back from the stream. Whatever else is answered proves nothing.
-* **Doubt is settled by reading.** After a 204, a 403 that names an epoch, or a 413, the tail is asked for proof that it has read everything. Seen on the way:
-  settled. Not seen: the same rows go out under a new producer id, for somebody else uses the old one (a copied file), or the server lost it.
-* **A history that is not ours is healed.** Then the stream is read again from its beginning into a scratch document as well, and what it lacks is appended.
+* **Doubt is settled by reading.** After a 204, a 403 that names an epoch, or a 413, the tail is asked for proof that it has read
+  everything. Seen on the way:
+  settled. Not seen: the same rows go out under a new producer id, for somebody else uses the old one (a copied file), or the server
+  lost it.
+* **A history that is not ours is healed.** Then the stream is read again from its beginning into a scratch document as well, and what
+  it lacks is appended.
 """
 
 from __future__ import annotations
@@ -56,7 +60,9 @@ class Push(Enum):
     AWAIT_PROOF = auto()
     """Wait until the tail proves that it has read everything."""
     RESEAL = auto()
-    """The batch was not seen: freeze its rows anew, under a new producer id."""
+    """The batch was not seen: freeze it anew, under a new producer id."""
+    SEAL_SMALLER = auto()
+    """The batch was not seen, and was too large: freeze half of its rows."""
     BLOCK = auto()
     """Give up on the batch and report it."""
 
@@ -74,7 +80,15 @@ class Doubt:
 
 
 def next_push(
-    *, phase: Phase, contact: bool, batch: Batch | None, outbox: int, unsaved: int, doubt: Doubt | None, proven: int, max_turns: int = MAX_TURNS
+    *,
+    phase: Phase,
+    contact: bool,
+    batch: Batch | None,
+    outbox: int,
+    unsaved: int,
+    doubt: Doubt | None,
+    proven: int,
+    max_turns: int = MAX_TURNS,
 ) -> Push:
     """Return the push's next step.
 
@@ -91,7 +105,7 @@ def next_push(
     if proven < doubt.proof:
         return Push.AWAIT_PROOF
     if doubt.smaller:
-        return Push.RESEAL if batch.edits > 1 else Push.BLOCK
+        return Push.SEAL_SMALLER if batch.edits > 1 and not batch.healing else Push.BLOCK
     return Push.RESEAL if doubt.turns <= max_turns else Push.BLOCK
 
 

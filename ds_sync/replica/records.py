@@ -47,6 +47,8 @@ class Batch:
     version: bytes | None
     """The CRDT version the stream holds once this is settled; None if that is not known."""
     payload: bytes
+    healing: bool = False
+    """What the stream lacked: more than the rows it covers, so it can't be cut up into them."""
 
     @property
     def body(self) -> bytes:

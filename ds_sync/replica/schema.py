@@ -22,7 +22,8 @@ _QUICK_CHECK_BELOW: Final = 32 * 1024 * 1024
 def check_header(path: Path) -> bool:
     """Return whether `path` holds a replica already; False if it is new or empty.
 
-    Reads plain bytes, before SQLite may touch the file. Raises CorruptFileError for a file that is not ours, NewerFileError for a newer one.
+    Reads plain bytes, before SQLite may touch the file. Raises CorruptFileError for a file that is not ours, NewerFileError for a newer
+    one.
     """
     try:
         with path.open("rb") as file:

@@ -1,9 +1,11 @@
 """The local store: one SQLite file, the application's source of truth.
 
-Laws (proved by `ds_sync.testing.store_contract`): what `enqueue` returned from survives the death of the process; a sealed batch is fsynced and
+Laws (proved by `ds_sync.testing.store_contract`): what `enqueue` returned from survives the death of the process; a sealed batch is
+fsynced and
 never changes; the checkpoint is never ahead of the data; outbox rows stay until the batch that covers them is settled.
 
-Power: ordinary commits are WAL with synchronous=NORMAL, so that a power cut may take the last moments, in order; `seal` and what else decides
+Power: ordinary commits are WAL with synchronous=NORMAL, so that a power cut may take the last moments, in order; `seal` and what else
+decides
 under which number bytes go out commits with synchronous=FULL. `power_safe=True` makes every commit FULL.
 """
 
@@ -116,9 +118,10 @@ class LocalStore:
 
     def _batch(self, connection: sqlite3.Connection, document: int) -> Batch | None:
         row = connection.execute(
-            "SELECT producer_id, epoch, seq, through, edits, sealed_at, version, payload FROM batches WHERE document = ?", (document,)
+            "SELECT producer_id, epoch, seq, through, edits, sealed_at, version, payload, healing FROM batches WHERE document = ?",
+            (document,),
         ).fetchone()
-        return row and Batch(ProducerStamp(*row[:3]), row[3], row[4], Offset(row[5]), row[6], bytes(row[7]))
+        return row and Batch(ProducerStamp(*row[:3]), row[3], row[4], Offset(row[5]), row[6], bytes(row[7]), bool(row[8]))
 
     def load(self, document: int) -> StoredContent:
         """Return what makes the document: its snapshot, then the updates that the snapshot does not hold."""
@@ -155,14 +158,28 @@ class LocalStore:
         """Return the id of the newest row that the outbox ever had."""
         return self._next_row[document] - 1
 
+    def oldest(self, document: int) -> float | None:
+        """Return when the oldest row of the outbox was made, in seconds since 1970."""
+        with self._locked() as connection:
+            row = connection.execute("SELECT at FROM outbox WHERE document = ? ORDER BY id LIMIT 1", (document,)).fetchone()
+        return row and float(row[0])
+
+    def settled_through(self, document: int) -> int:
+        """Return the id of the newest row such that it and all before it have left the outbox."""
+        with self._locked() as connection:
+            row = connection.execute("SELECT id FROM outbox WHERE document = ? ORDER BY id LIMIT 1", (document,)).fetchone()
+        return row[0] - 1 if row else self.last_row(document)
+
     # Batches
 
     def seal(self, document: int, batch: Batch, *, phase: Phase | None = None) -> None:
-        """Freeze `batch` in place of the one before, if any, and advance the producer past it; fsynced. A `phase` is set in the same commit."""
+        """Freeze `batch` in place of the one before, if any, and advance the producer past it; fsynced. A `phase` is set in the same
+        commit.
+        """
         with self._transaction(durable=True) as connection:
             connection.execute(
-                "INSERT OR REPLACE INTO batches (document, producer_id, epoch, seq, through, edits, sealed_at, version, payload) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO batches (document, producer_id, epoch, seq, through, edits, sealed_at, version, payload, healing) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     document,
                     batch.stamp.id,
@@ -173,6 +190,7 @@ class LocalStore:
                     batch.sealed_at,
                     batch.version,
                     batch.payload,
+                    batch.healing,
                 ),
             )
             connection.execute(

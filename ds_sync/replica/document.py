@@ -1,0 +1,170 @@
+"""What an application holds: the document, how it stands, and when it is synced."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ds_sync.exceptions import ClosedError, DsSyncError, SyncStoppedError
+from ds_sync.replica.local import LocalDocument
+from ds_sync.replica.records import Phase, Quarantined
+from ds_sync.replica.session import Counters, Session
+
+STOPPED: Final = frozenset({"unauthorized", "forbidden", "diverged", "deleted", "blocked", "closed"})
+"""States in which nothing goes on until somebody acts (new credentials are also asked for from time to time)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How a document stands. Every local edit is in exactly one of the first four counts."""
+
+    unsaved: int
+    """Edits in memory only, because the file could not be written (disk full); they are stored as soon as it can."""
+    unsent: int
+    """Edits in the file's outbox that no request carries yet."""
+    sent: int
+    """Edits in the batch that is on its way; whether the server has it is not known yet."""
+    durable: int
+    """Edits of this file that the server has acknowledged, ever."""
+    oldest_unsent_age: float | None
+    """Seconds since the oldest edit was made that is not durable; None if all are. Edits that are only in memory have no age."""
+    state: str
+    """offline, connecting, catching-up, live, retrying, verifying, healing: it goes on by itself. unauthorized, forbidden, diverged,
+    deleted, blocked, closed: somebody has to act."""
+    last_error: DsSyncError | None
+    """What is the matter now, or None."""
+    quarantined: int = 0
+    """Things a server sent that could not be used; `Document.quarantined()` returns them."""
+    batches: int = 0
+    """Since the document was opened, as are the next three."""
+    bytes_sent: int = 0
+    retries: int = 0
+    duplicates: int = 0
+    """Answers 204: "have it already". They are not believed, but verified."""
+
+
+class Document:
+    """An open document. Make one with `Replica.open`."""
+
+    def __init__(self, local: LocalDocument, close: Callable[[], None]) -> None:
+        self._local = local
+        self._close = close
+        self._closed = False
+        self._session: Session | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._counters = Counters()
+
+    @property
+    def doc(self) -> Any:
+        """The CRDT document: with the Yjs adapter a plain `pycrdt.Doc`. Use it on the thread that opened it."""
+        return self._local.doc
+
+    @property
+    def online(self) -> bool:
+        """Whether a session is running: the replica was connected and the document is open."""
+        return self._task is not None
+
+    @property
+    def path(self) -> str:
+        """The document's name: `notes/today`."""
+        return self._local.record.key.path
+
+    @property
+    def status(self) -> Status:
+        """How the document stands at this moment."""
+        local, counters = self._local, self._counters
+        record = local.record
+        sealed = record.batch.edits if record.batch else 0
+        oldest = local.store.oldest(record.id) if local.outbox and not self._closed else None
+        return Status(
+            unsaved=len(local.unsaved),
+            unsent=local.outbox - sealed,
+            sent=sealed,
+            durable=record.durable,
+            oldest_unsent_age=None if oldest is None else max(0.0, local.environment.now() - oldest),
+            state=self._state(),
+            last_error=local.store_error or (self._session.error if self._session else None),
+            quarantined=record.quarantined,
+            batches=counters.batches,
+            bytes_sent=counters.bytes_sent,
+            retries=counters.retries,
+            duplicates=counters.duplicates,
+        )
+
+    def _state(self) -> str:
+        if self._session is None:
+            return "offline"
+        if self._local.record.phase is Phase.FOLLOW:
+            return self._session.state
+        if self._local.record.phase is Phase.HEAL:
+            return self._session.state if self._session.state in STOPPED or self._session.error else "healing"
+        return self._local.record.phase.value
+
+    async def statuses(self) -> AsyncIterator[Status]:
+        """Yield the status now, and again after each change, the newest only; ends when the document is closed."""
+        last: Status | None = None
+        while not self._closed:
+            status = self.status
+            if last is None or _without_age(status) != _without_age(last):
+                last = status
+                yield status
+            else:
+                await self._local.changed.wait()
+
+    async def synced(self) -> None:
+        """Wait until all edits made so far are durable on the server, and all that stood in the stream by now is here.
+
+        Waits through being offline. Raises SyncStoppedError in a state that ends only when somebody acts, ClosedError after `close`.
+        """
+        local = self._local
+        wanted = local.store.last_row(local.record.id)
+        asked: tuple[Session, int] | None = None
+        while True:
+            if self._closed:
+                raise ClosedError(f"{self.path} is closed")
+            session, state = self._session, self._state()
+            if state in STOPPED and not (state == "closed" and not local.outbox and not local.unsaved):
+                error = self.status.last_error
+                raise SyncStoppedError(f"{self.path} can't sync: {state}" + (f" ({error})" if error else ""), state=state)
+            if session is not None:
+                if asked is None or asked[0] is not session:
+                    asked = (session, session.request_proof())
+                ours = not local.unsaved and local.store.settled_through(local.record.id) >= wanted
+                if ours and (session.proven >= asked[1] or state == "closed") and local.record.phase is Phase.FOLLOW:
+                    return
+            await local.changed.wait()
+
+    def quarantined(self) -> list[Quarantined]:
+        """Return what a server sent that could not be used: kept, reported, skipped."""
+        return self._local.store.quarantined(self._local.record.id)
+
+    async def close(self) -> None:
+        """Stop syncing this document and forget it in memory. What is not sent yet stays in the file."""
+        if not self._closed:
+            await self.stop_session()
+            self._closed = True
+            self._local.close()
+            self._close()
+            self._local.changed.notify()
+
+    async def start_session(self, make: Callable[[LocalDocument, Counters], Session]) -> None:
+        """Go online with a new session; the replica calls this."""
+        await self.stop_session()
+        if not self._closed:
+            self._session = make(self._local, self._counters)
+            self._task = asyncio.create_task(self._session.run(), name=f"ds-sync {self.path}")
+            self._local.changed.notify()
+
+    async def stop_session(self) -> None:
+        """Go offline; the replica calls this."""
+        task, self._task, self._session = self._task, None, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            self._local.changed.notify()
+
+
+def _without_age(status: Status) -> tuple[Any, ...]:
+    return tuple(getattr(status, name) for name in status.__slots__ if name != "oldest_unsent_age")

@@ -1,0 +1,333 @@
+"""A document on this device: the live CRDT document, and its rows in the store, kept in step. Knows no network."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from ds_sync.crdt import CrdtAdapter
+from ds_sync.environment import Environment
+from ds_sync.exceptions import (
+    CorruptFileError,
+    DocumentBusyError,
+    DsSyncError,
+    FormatMismatchError,
+    InvalidUpdateError,
+    StoreError,
+)
+from ds_sync.protocol.messages import Page, ProducerStamp
+from ds_sync.protocol.offsets import BEGINNING, Offset
+from ds_sync.replica.plan import choose_rows, read_run
+from ds_sync.replica.records import Batch, DocumentKey, Phase, Quarantined
+from ds_sync.replica.signal import Signal
+from ds_sync.replica.store import LocalStore
+
+_log = logging.getLogger("ds_sync.replica")
+
+MERGE_ROWS: Final = 256
+"""Up to so many rows are merged as they are; more are taken from the live document, which is faster by far (merging is not linear)."""
+
+_ECHOES: Final = 64
+"""Settled batches whose echo is still expected; one that is forgotten is only stored a second time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """Sizes and patience. The defaults suit a desktop program."""
+
+    max_batch: int = 4 * 1024 * 1024
+    """Bytes of one request, about; a single larger edit still goes out alone."""
+    compact_after: int = 1024 * 1024
+    """Bytes of log and outbox beyond the snapshot after which a new snapshot is made."""
+    store_retry: float = 1.0
+    """Seconds between attempts to store what could not be stored."""
+    heal_jitter: float = 1.0
+    """Seconds, at most, to wait before giving a server back what it lost: others may be doing it."""
+    pause: float = 30.0
+    """Seconds between attempts while the server refuses us (401, 403)."""
+
+
+class LocalDocument:
+    """A document and its rows. Everything here is synchronous: between two awaits of the session, memory and file agree."""
+
+    def __init__(self, store: LocalStore, adapter: CrdtAdapter, key: DocumentKey, environment: Environment, tuning: Tuning) -> None:
+        """Load the document. Raises FormatMismatchError, CorruptFileError, StoreError."""
+        self.store = store
+        self.adapter = adapter
+        self.environment = environment
+        self.tuning = tuning
+        self.changed = Signal()
+        self.settled = Signal()
+        self.record = store.open_document(key, format=adapter.format, producer_id=self._new_producer())
+        if self.record.format != adapter.format:
+            raise FormatMismatchError(
+                f"{key.path} is kept as {self.record.format}; the adapter {adapter.name!r} reads {adapter.format}",
+                found=self.record.format,
+                expected=adapter.format,
+            )
+        if self.record.phase is Phase.HEAL:  # the scratch document died with the process: from the beginning again
+            self.begin_heal(self.record.incarnation)
+        self.outbox = self.record.outbox
+        """Rows, the sealed ones included."""
+        self.unsaved: list[bytes] = []
+        """Edits that the store refused: in the document, and nowhere else."""
+        self.store_error: StoreError | None = None
+        self.doc: Any = adapter.new()
+        self._echoes: OrderedDict[bytes, None] = OrderedDict()
+        self._retry_planned = self._compaction_planned = self._closed = False
+        content = store.load(self.record.id)
+        try:
+            adapter.apply(self.doc, [*([content.snapshot] if content.snapshot is not None else []), *content.updates])
+        except InvalidUpdateError as error:
+            raise CorruptFileError(f"{store.path}: what was stored of {key.path} is damaged: {error}") from error
+        self._loose = content.loose
+        self._unobserve = adapter.observe(self.doc, self._receive_edit)
+
+    def close(self) -> None:
+        """Stop following the application's edits. The store stays open."""
+        if not self._closed:
+            self._closed = True
+            self._unobserve()
+            if self.unsaved:
+                self.store_unsaved()
+
+    def _new_producer(self) -> str:
+        return f"{self.environment.random.getrandbits(128):032x}"
+
+    # Edits of the application
+
+    def _receive_edit(self, update: bytes) -> None:
+        if self.unsaved:
+            # Order does not matter to a CRDT, but what failed first has waited longest.
+            self.unsaved.append(update)
+            if not self.store_unsaved():
+                raise self.store_error or AssertionError("a failure without an error")
+            return
+        try:
+            self.store.enqueue(self.record.id, update, self.environment.now())
+        except StoreError as error:
+            self.unsaved.append(update)
+            self._note_store_failure(error)
+            raise
+        self.outbox += 1
+        self._loose += len(update)
+        if self._loose > self.tuning.compact_after and not self._compaction_planned:
+            self._plan_compaction()
+        self.changed.notify()
+
+    def store_unsaved(self) -> bool:
+        """Store the edits that are only in memory; return whether none is left."""
+        try:
+            while self.unsaved:
+                self.store.enqueue(self.record.id, self.unsaved[0], self.environment.now())
+                self._loose += len(self.unsaved.pop(0))
+                self.outbox += 1
+        except StoreError as error:
+            self._note_store_failure(error)
+            return False
+        self.store_error = None
+        self.changed.notify()
+        return True
+
+    def _note_store_failure(self, error: StoreError) -> None:
+        self.store_error = error
+        self.changed.notify()
+        if not self._retry_planned and not self._closed:
+            self._retry_planned = True
+            self.changed.call_later(self.tuning.store_retry, self._retry_store)
+
+    def _retry_store(self) -> None:
+        self._retry_planned = False
+        if self.unsaved and not self._closed:
+            self.store_unsaved()
+
+    # Batches
+
+    def seal(self, *, max_bytes: int, max_rows: int | None = None) -> Batch:
+        """Freeze the outbox, or its oldest rows as the limits allow, into the next batch. Raises StoreError, DocumentBusyError."""
+        return self._seal(self.record.producer, max_bytes=max_bytes, max_rows=max_rows)
+
+    def reseal(self, batch: Batch) -> Batch:
+        """Freeze a batch that was not seen anew, under a new producer id: nobody else uses that. Raises StoreError."""
+        return self._keep_sealed(replace(batch, stamp=ProducerStamp(self._new_producer(), 0, 0), sealed_at=self.record.checkpoint))
+
+    def seal_smaller(self, batch: Batch, *, max_bytes: int) -> Batch:
+        """Freeze the oldest half of the batch's rows instead of it, under a new producer id. Raises StoreError."""
+        return self._seal(ProducerStamp(self._new_producer(), 0, 0), max_bytes=max_bytes, max_rows=batch.edits // 2)
+
+    def _seal(self, stamp: ProducerStamp, *, max_bytes: int, max_rows: int | None) -> Batch:
+        record, last = self.record, self.store.last_row(self.record.id)
+        count = self.outbox if max_rows is None else min(self.outbox, max_rows)
+        payload = version = None
+        if count == self.outbox > MERGE_ROWS:
+            payload = self.adapter.missing(self.doc, record.server_version)
+            if len(payload) <= max_bytes:
+                batch = Batch(stamp, last, count, record.checkpoint, self.adapter.version(self.doc), payload)
+                return self._keep_sealed(batch)
+        rows = list(self.store.outbox_rows(record.id, after=0, limit=min(count, 16 * MERGE_ROWS)))
+        chosen = rows[: choose_rows([len(data) for _, data in rows], max_bytes=max_bytes, max_rows=len(rows))]
+        payload = chosen[0][1] if len(chosen) == 1 else self.adapter.merge([data for _, data in chosen])
+        if len(chosen) == self.outbox:
+            version = self.adapter.version(self.doc)
+        return self._keep_sealed(Batch(stamp, chosen[-1][0], len(chosen), record.checkpoint, version, payload))
+
+    def _keep_sealed(self, batch: Batch, phase: Phase | None = None) -> Batch:
+        self.store.seal(self.record.id, batch, phase=phase)
+        self.record = replace(
+            self.record, batch=batch, producer=replace(batch.stamp, seq=batch.stamp.seq + 1), phase=phase or self.record.phase
+        )
+        self.changed.notify()
+        return batch
+
+    def settle(self, batch: Batch) -> None:
+        """The server said that it has `batch`. Raises StoreError, and then nothing has changed."""
+        self.store.settle(self.record.id, batch)
+        self._echoes[batch.payload] = None
+        if len(self._echoes) > _ECHOES:
+            self._echoes.popitem(last=False)
+        self._forget_batch(batch)
+
+    def _forget_batch(self, batch: Batch) -> None:
+        self.settled.notify()
+        self.outbox -= batch.edits
+        self._loose += len(batch.payload)
+        self.record = replace(
+            self.record, batch=None, durable=self.record.durable + batch.edits, server_version=batch.version or self.record.server_version
+        )
+        self.changed.notify()
+
+    # What comes from the server
+
+    def receive(self, page: Page, *, scratch: Any = None) -> Batch | None:
+        """Apply and store a page and its offset; return the batch that was seen in it, if one was.
+
+        Raises DocumentBusyError (nothing has happened: try again) and StoreError (the page is in the document, not in the file, and the
+        checkpoint stays: receive it again).
+        """
+        record, run = self.record, read_run(self.record.partial, page.data)
+        seen: Batch | None = None
+        updates: list[bytes] = []
+        echoes: list[bytes] = []
+        for payload in run.payloads:
+            if record.batch is not None and payload == record.batch.payload:
+                seen = record.batch
+            elif payload in self._echoes:
+                echoes.append(payload)
+            else:
+                updates.append(payload)
+        bad = [self._quarantine(record.checkpoint, run.reason, run.unreadable)] if run.unreadable else []
+        good = self._apply(self.doc, updates, bad, record.checkpoint)
+        if scratch is not None:
+            self._apply(scratch, run.payloads, [], record.checkpoint)
+        # A page that says nothing new is not worth a commit: an idle stream says so every few seconds.
+        place = (run.partial, page.next_offset, page.incarnation or record.incarnation)
+        if run.payloads or run.unreadable or place != (record.partial, record.checkpoint, record.incarnation):
+            self.store.advance(record.id, good, run.partial, page.next_offset, incarnation=page.incarnation, settled=seen, quarantined=bad)
+        for payload in echoes:
+            self._echoes.pop(payload, None)
+        self.record = replace(
+            self.record,
+            partial=run.partial,
+            checkpoint=page.next_offset,
+            incarnation=page.incarnation or record.incarnation,
+            quarantined=record.quarantined + len(bad),
+        )
+        self._loose += sum(map(len, good))
+        if seen is not None:
+            self._forget_batch(seen)
+        if self._loose > self.tuning.compact_after and not self._compaction_planned:
+            self._plan_compaction()
+        self.changed.notify()
+        return seen
+
+    def _apply(self, doc: Any, updates: Sequence[bytes], bad: list[Quarantined], offset: Offset) -> list[bytes]:
+        good: list[bytes] = []
+        rest = list(updates)
+        while rest:
+            try:
+                self.adapter.apply(doc, rest)
+                good += rest
+                break
+            except InvalidUpdateError as error:
+                bad.append(self._quarantine(offset, str(error), rest[error.index]))
+                good += rest[: error.index]
+                rest = rest[error.index + 1 :]
+        return good
+
+    def _quarantine(self, offset: Offset, reason: str, data: bytes) -> Quarantined:
+        _log.warning("%s: %d bytes after %s can't be used and are kept aside: %s", self.record.key.path, len(data), offset, reason)
+        return Quarantined(offset, self.environment.now(), reason, data)
+
+    # Healing
+
+    def begin_heal(self, incarnation: str | None) -> None:
+        """Read everything again, and then give back what the stream lacks. Raises StoreError."""
+        self.store.begin_heal(self.record.id, incarnation=incarnation)
+        self.record = replace(
+            self.record, phase=Phase.HEAL, checkpoint=BEGINNING, partial=b"", server_version=None, incarnation=incarnation
+        )
+
+    def end_heal(self, scratch: Any) -> Batch | None:
+        """`scratch` holds all that the stream has: seal what it lacks, under a new producer id, or settle everything if it lacks nothing.
+
+        Raises StoreError, DocumentBusyError.
+        """
+        last = self.store.last_row(self.record.id)
+        theirs, mine = self.adapter.version(scratch), self.adapter.version(self.doc)
+        lacking = self.adapter.missing(self.doc, theirs)
+        if self.adapter.apply(scratch, [lacking]):
+            stamp = ProducerStamp(self._new_producer(), 0, 0)
+            return self._keep_sealed(Batch(stamp, last, self.outbox, self.record.checkpoint, mine, lacking, healing=True), Phase.FOLLOW)
+        self.store.end_heal(self.record.id, last, mine)
+        durable = self.record.durable + self.outbox
+        self.outbox = 0
+        self.record = replace(self.record, phase=Phase.FOLLOW, batch=None, server_version=mine, durable=durable)
+        self.changed.notify()
+        return None
+
+    def set_phase(self, phase: Phase) -> None:
+        """Record how the document stands. Raises StoreError."""
+        self.store.set_phase(self.record.id, phase)
+        self.record = replace(self.record, phase=phase)
+        self.changed.notify()
+
+    def set_server(self, server: str) -> None:
+        """Record which server the checkpoint speaks of. Raises StoreError."""
+        self.store.set_server(self.record.id, server)
+        self.record = replace(self.record, server=server)
+
+    # Compaction
+
+    def _plan_compaction(self) -> None:
+        self._compaction_planned = True
+        self.changed.call_later(0.0, self._compact)
+
+    def _compact(self) -> None:
+        self._compaction_planned = False
+        if self._closed or self.unsaved:  # a snapshot with an edit that the outbox lacks would never be sent
+            return
+        try:
+            self.compact()
+        except DocumentBusyError:
+            self._compaction_planned = True
+            self.changed.call_later(self.tuning.store_retry, self._compact)
+        except StoreError as error:
+            _log.warning("%s: not compacted: %s", self.record.key.path, error)
+            self._loose = 0  # until as much has come again
+
+    def compact(self) -> None:
+        """Fold log and outbox into a new snapshot. Raises DocumentBusyError, StoreError, and ValueError while edits are unsaved."""
+        if self.unsaved:
+            raise ValueError("edits that are not stored yet can't be folded into a snapshot")
+        snapshot = self.adapter.snapshot(self.doc)
+        self.store.compact(self.record.id, snapshot)
+        # The next one is due when as much again has come: compaction costs what the document's size is.
+        self._loose = min(0, self.tuning.compact_after - len(snapshot))
+
+    @property
+    def failure(self) -> DsSyncError | None:
+        """What keeps the document from being stored, if anything."""
+        return self.store_error

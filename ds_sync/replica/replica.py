@@ -1,0 +1,233 @@
+"""Replica: one device's copy of its documents, in one SQLite file; online and offline at any time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+from urllib.parse import quote, urlsplit
+
+from ds_sync.client.credentials import Credentials, Value
+from ds_sync.client.stream import StreamClient
+from ds_sync.client.transport import HttpTransport, Transport
+from ds_sync.crdt import load_adapter
+from ds_sync.environment import Environment
+from ds_sync.exceptions import ClosedError, DsSyncError
+from ds_sync.replica.document import Document
+from ds_sync.replica.local import LocalDocument, Tuning
+from ds_sync.replica.records import DocumentKey
+from ds_sync.replica.session import RETRY, Counters, Session
+from ds_sync.replica.store import LocalStore
+
+_log = logging.getLogger("ds_sync.replica")
+
+BACKGROUND: Final = 8
+"""Documents that are synced at a time without being open."""
+
+MAX_NAME: Final = 1024
+"""Characters of a document's path."""
+
+
+def check_name(name: str, what: str) -> str:
+    """Return `name` if it can stand in a document's URL: segments between slashes, none empty, `.` or `..`. Raises ValueError."""
+    segments = name.split("/")
+    if len(name) > MAX_NAME or not all(segments) or {".", "..", ".updates"} & set(segments) or not name.isprintable():
+        raise ValueError(f"not a {what} for a document: {name[:80]!r}")
+    if what == "service" and len(segments) > 1:
+        raise ValueError(f"a service is one segment, without a slash: {name[:80]!r}")
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentInfo:
+    """A document of the file, open or not."""
+
+    path: str
+    service: str
+    crdt: str
+    unsent: int
+    """Edits that no server has acknowledged."""
+    durable: int
+    quarantined: int
+    phase: str
+
+
+class Replica:
+    """A file of documents. Use it as an async context manager; it needs no network until `connect`.
+
+    Edits are stored as they are made: nothing has to be saved, and nothing is lost when the program dies. One process at a time.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        server: str | None = None,
+        service: str = "default",
+        token: Value | None = None,
+        headers: Mapping[str, Value] | None = None,
+        power_safe: bool = False,
+        transport: Transport | None = None,
+        environment: Environment | None = None,
+        tuning: Tuning | None = None,
+    ) -> None:
+        """Name the file; it is opened, and `server` connected to, on entering the context.
+
+        `server`: a base URL. `service`: the namespace of documents on the server. `token` (sent as a bearer token) and `headers` are
+        values, or
+        async callables that are asked again after a 401. `power_safe`: each edit is fsynced, so that even a power cut loses none.
+        """
+        self._path = path
+        self._server = server
+        self._service = check_name(service, "service")
+        self._credentials = Credentials(token=token, headers=headers)
+        self._power_safe = power_safe
+        self._transport: Transport | None = transport
+        self._owns_transport = transport is None
+        self._environment = environment or Environment()
+        self._tuning = tuning or Tuning()
+        self._store: LocalStore | None = None
+        self._documents: dict[DocumentKey, Document] = {}
+        self._online: str | None = None
+        self._background: set[DocumentKey] = set()
+        self._drain: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Open the file. Raises FileInUseError, CorruptFileError, NewerFileError, StoreError."""
+        self._store = LocalStore(self._path, power_safe=self._power_safe)
+        if self._server is not None:
+            await self.connect(self._server)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Go offline, close all documents and the file. What is not sent yet stays in the file."""
+        await self.disconnect()
+        for document in list(self._documents.values()):
+            await document.close()
+        if self._transport is not None and self._owns_transport:
+            await self._transport.aclose()
+            self._transport = None
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    async def open(self, path: str, *, crdt: str = "yjs", service: str | None = None) -> Document:
+        """Return the document called `path`, made if it is new; opened twice, it is the same object.
+
+        `crdt` names an installed adapter. Raises ValueError for a name that makes no URL, UnknownAdapterError, FormatMismatchError,
+        CorruptFileError, StoreError.
+        """
+        key = DocumentKey(crdt, check_name(service or self._service, "service"), check_name(path, "path"))
+        document = self._open(key)
+        self._background.discard(key)
+        if self._online is not None and not document.online:
+            await document.start_session(self._make_session)
+        return document
+
+    def _open(self, key: DocumentKey) -> Document:
+        if key in self._documents:
+            return self._documents[key]
+        local = LocalDocument(self._require_store(), load_adapter(key.crdt), key, self._environment, self._tuning)
+        document = Document(local, lambda: self._forget(key))
+        self._documents[key] = document
+        return document
+
+    async def connect(self, server: str | None = None, *, token: Value | None = None, headers: Mapping[str, Value] | None = None) -> None:
+        """Go online with `server`, a base URL (or the one named before); returns at once, and keeps trying until `disconnect`.
+
+        Documents that are not open, but have edits to send, are synced in the background. `token` and `headers`, if given, replace the old.
+        Connecting again begins anew: after `unauthorized`, say, or `blocked`. Raises ValueError for what is no http(s) URL.
+        """
+        self._require_store()
+        server = server or self._server
+        if server is None:
+            raise ValueError("there is no server to connect to")
+        parts = urlsplit(server)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"a server is an http:// or https:// URL, not {server!r}")
+        await self.disconnect()
+        self._server = self._online = server.rstrip("/")
+        if token is not None or headers is not None:
+            self._credentials = Credentials(token=token, headers=headers)
+        for document in self._documents.values():
+            await document.start_session(self._make_session)
+        self._drain = asyncio.create_task(self._send_backlog(), name="ds-sync backlog")
+
+    async def disconnect(self) -> None:
+        """Go offline; documents stay open, and edits go to the outbox."""
+        self._online = None
+        drain, self._drain = self._drain, None
+        if drain is not None:
+            drain.cancel()
+            await asyncio.gather(drain, return_exceptions=True)
+        for document in list(self._documents.values()):
+            await document.stop_session()
+
+    def documents(self) -> list[DocumentInfo]:
+        """Return all documents of the file, open or not. Raises StoreError."""
+        return [
+            DocumentInfo(
+                path=record.key.path,
+                service=record.key.service,
+                crdt=record.key.crdt,
+                unsent=record.outbox,
+                durable=record.durable,
+                quarantined=record.quarantined,
+                phase=record.phase.value,
+            )
+            for record in self._require_store().documents()
+        ]
+
+    async def _send_backlog(self) -> None:
+        """Sync the documents that nobody has open and that have edits to send."""
+        waiting = [record.key for record in self._require_store().documents() if record.outbox and record.key not in self._documents]
+        slots = asyncio.Semaphore(BACKGROUND)
+
+        async def send(key: DocumentKey) -> None:
+            async with slots:
+                if key in self._documents:
+                    return
+                try:
+                    document = self._open(key)
+                    self._background.add(key)
+                    await document.start_session(self._make_session)
+                    await document.synced()
+                except DsSyncError as error:
+                    _log.warning("%s: not sent in the background: %s", key.path, error)
+                finally:
+                    if key in self._background:
+                        await self._documents[key].close()
+
+        await asyncio.gather(*map(send, waiting))
+
+    def _forget(self, key: DocumentKey) -> None:
+        self._documents.pop(key, None)
+        self._background.discard(key)
+
+    def _make_session(self, local: LocalDocument, counters: Counters) -> Session:
+        if self._online is None:
+            raise AssertionError("a session without a server")
+        if self._transport is None:
+            self._transport = HttpTransport()
+        key = local.record.key
+        name = "/".join(quote(part, safe="") for part in (key.crdt, key.service, "docs", *key.path.split("/"), ".updates"))
+        client = StreamClient(
+            f"{self._online}/v1/stream/{name}",
+            transport=self._transport,
+            credentials=self._credentials,
+            environment=self._environment,
+            retry=RETRY,
+        )
+        return Session(local, client, self._online, counters)
+
+    def _require_store(self) -> LocalStore:
+        if self._store is None:
+            raise ClosedError("the replica is not open: use it as `async with Replica(...) as replica`")
+        return self._store

@@ -1,0 +1,369 @@
+"""One document, online: the asyncio shell that carries the plan out. Two tasks: the tail reads, the push sends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Any
+
+from ds_sync.client.follower import Follower, Interruption
+from ds_sync.client.retry import Backoff, RetryPolicy
+from ds_sync.client.stream import StreamClient
+from ds_sync.exceptions import ConflictError, DocumentBusyError, DsSyncError, NotFoundError, ResponseError, StoreError, UnauthorizedError
+from ds_sync.protocol.messages import Page
+from ds_sync.protocol.offsets import BEGINNING
+from ds_sync.replica import plan
+from ds_sync.replica.local import LocalDocument
+from ds_sync.replica.plan import Answer, Doubt, Push, Tail
+from ds_sync.replica.records import Batch, Phase
+
+_log = logging.getLogger("ds_sync.replica")
+
+RETRY = RetryPolicy(max_attempts=1, first_delay=0.2, max_delay=10.0)
+"""The session plans its own attempts; the client makes one."""
+
+BUSY_WAIT = 0.005
+"""Seconds to wait for the application to end its transaction."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a session did, since the document was opened."""
+
+    batches: int = 0
+    bytes_sent: int = 0
+    retries: int = 0
+    duplicates: int = 0
+
+
+class Session:
+    """Keeps a document in step with its stream, from `run` until that is cancelled."""
+
+    def __init__(self, local: LocalDocument, client: StreamClient, server: str, counters: Counters) -> None:
+        self.local = local
+        self.counters = counters
+        self._tail: tuple[str, DsSyncError | None] = ("connecting", None)
+        self._push: tuple[str, DsSyncError] | None = None
+        self.proven = 0
+        """The newest request for proof that the tail has answered: everything that stood in the stream when it was made has been
+        received.
+        """
+        self._client = client
+        self._server = server
+        self._environment = local.environment
+        self._backoff = Backoff(RETRY, self._environment.random)
+        self._follower: Follower | None = None
+        self._asked = 0
+        self._marks: list[tuple[int, int]] = []  # (the follower's generation, the request for proof that it answers)
+        self._contact = False
+        self._doubt: Doubt | None = None
+        self._turns = 0
+        self._max_batch = local.tuning.max_batch
+        self._scratch: Any = None
+        self._heal_proof = 0
+        self._heal_wanted = False
+
+    @property
+    def state(self) -> str:
+        """How syncing stands: see `ds_sync.replica.document.Status`."""
+        return self._push[0] if self._push else self._tail[0]
+
+    @property
+    def error(self) -> DsSyncError | None:
+        """What went wrong last; None once it went right again."""
+        return self._push[1] if self._push else self._tail[1]
+
+    def request_proof(self) -> int:
+        """Ask the tail to read up to its end afresh; `proven` reaches the number returned when it has."""
+        self._asked += 1
+        if self._follower is not None:
+            self._marks.append((self._follower.refresh(), self._asked))
+        return self._asked
+
+    async def run(self) -> None:
+        """Sync until cancelled. Whatever happens is in `state` and `error`, and is tried again."""
+        while True:
+            try:
+                await self._arrive()
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._run_tail())
+                    group.create_task(self._run_push())
+            except* StoreError as errors:
+                await self._rest(_first(errors), self.local.tuning.store_retry)
+            except* Exception as errors:
+                # A defect of ours must not end the syncing of this document in silence: the file is whole, so begin again from it.
+                _log.exception("%s: the session failed and begins again", self.local.record.key.path)
+                await self._rest(_first(errors), self.local.tuning.store_retry)
+            self._contact = False
+
+    async def _rest(self, error: BaseException, seconds: float) -> None:
+        self._show("retrying", error if isinstance(error, DsSyncError) else DsSyncError(f"{type(error).__name__}: {error}"))
+        await self._environment.sleep(seconds)
+
+    def _show(self, state: str, error: DsSyncError | None = None) -> None:
+        if (state, error) != self._tail:
+            self._tail = (state, error)
+            self.local.changed.notify()
+
+    def _show_push(self, state: str, error: DsSyncError) -> None:
+        self._push = (state, error)
+        self.local.changed.notify()
+
+    # Going online
+
+    async def _arrive(self) -> None:
+        local = self.local
+        if local.record.phase is Phase.BLOCKED:
+            local.set_phase(Phase.FOLLOW)
+        if local.record.server is None:
+            local.set_server(self._server)
+        while local.record.server != self._server:
+            # Another server, or another name of the same one: the incarnation tells. What differs is merged, as the user asked for it.
+            try:
+                found = (await self._client.head()).incarnation
+            except NotFoundError:
+                found = None
+            except DsSyncError as error:
+                await self._fail(error, Tail.RETRY)
+                continue
+            if found is None or found != local.record.incarnation:
+                local.begin_heal(found or local.record.incarnation)
+            local.set_server(self._server)
+        self._scratch = None
+
+    # The tail
+
+    async def _run_tail(self) -> None:
+        local = self.local
+        while True:
+            if local.record.phase in (Phase.DIVERGED, Phase.DELETED):
+                self._contact = False
+                await local.changed.wait()
+                continue
+            if local.record.phase is Phase.HEAL and self._scratch is None:
+                local.begin_heal(local.record.incarnation)
+                self._scratch, self._heal_proof = local.adapter.new(), 0
+            try:
+                await self._follow()
+            except StoreError:
+                raise
+            except DsSyncError as error:
+                await self._fail(error, plan.judge_tail_failure(error, local.record, same_server=True))
+
+    async def _follow(self) -> None:
+        local = self.local
+        async with self._client.follow(local.record.checkpoint) as follower:
+            self._follower = follower
+            # What was asked before this follower is answered by its first proof past every cache.
+            self._marks = [(follower.refresh(), self._asked)] if self._asked > self.proven else []
+            try:
+                async for event in follower:
+                    if isinstance(event, Interruption):
+                        self._show("unauthorized" if isinstance(event.error, UnauthorizedError) else "retrying", event.error)
+                    elif not await self._receive(event, follower.generation):
+                        return
+            finally:
+                self._follower = None
+        self._show("closed")
+        await local.changed.wait(local.tuning.pause)
+
+    async def _receive(self, page: Page, generation: int) -> bool:
+        """Take a page in; return whether the follower may go on."""
+        local = self.local
+        verdict = Tail.HEAL if self._heal_wanted else plan.judge_page(page, local.record, same_server=True)
+        if verdict is not Tail.GO_ON:
+            await self._turn(verdict, page.incarnation)
+            return False
+        await self._when_not_busy(lambda: self._take(page))
+        self._contact = True
+        if page.up_to_date:
+            self._backoff.reset()
+            done = [asked for mark, asked in self._marks if mark <= generation]
+            if done:
+                self.proven = max(self.proven, *done)
+                self._marks = [(mark, asked) for mark, asked in self._marks if mark > generation]
+            if local.record.phase is Phase.HEAL:
+                await self._heal()
+        self._show("live" if page.up_to_date else "catching-up")
+        local.changed.notify()
+        return True
+
+    def _take(self, page: Page) -> None:
+        seen = self.local.receive(page, scratch=self._scratch)
+        if seen is not None:
+            self._settled()
+
+    async def _when_not_busy(self, call: Any) -> Any:
+        """Do `call` when the application has no transaction open, and the store has space."""
+        while True:
+            try:
+                return call()
+            except DocumentBusyError:
+                await self._environment.sleep(BUSY_WAIT)
+            except StoreError as error:
+                self._show("retrying", error)
+                await self._environment.sleep(self.local.tuning.store_retry)
+
+    async def _heal(self) -> None:
+        local = self.local
+        if not self._heal_proof:
+            # Other replicas have noticed, too: the first gives everything back, and the rest find it there when they look again.
+            await self._environment.sleep(self._environment.random.uniform(0.0, local.tuning.heal_jitter))
+            self._heal_proof = self.request_proof()
+        elif self.proven >= self._heal_proof and not local.unsaved:
+            await self._when_not_busy(lambda: local.end_heal(self._scratch))
+            self._scratch, self._heal_proof, self._doubt, self._turns, self._push = None, 0, None, 0, None
+
+    async def _fail(self, error: DsSyncError, verdict: Tail) -> None:
+        """Do what a failed request demands, and wait as long as it demands."""
+        if verdict in (Tail.RETRY, Tail.PAUSE, Tail.BLOCK):
+            state = "unauthorized" if isinstance(error, UnauthorizedError) else "forbidden" if verdict is Tail.PAUSE else "retrying"
+            self._show("blocked" if verdict is Tail.BLOCK else state, error)
+            await self._environment.sleep(self._delay(error) if verdict is Tail.RETRY else self.local.tuning.pause)
+            return
+        self._show(verdict.name.lower(), error)
+        await self._turn(verdict, getattr(error, "incarnation", None))
+
+    def _delay(self, error: DsSyncError) -> float:
+        return self._backoff.next_delay(error.retry_after if isinstance(error, ResponseError) else None)
+
+    async def _turn(self, verdict: Tail, incarnation: str | None) -> None:
+        """The stream is not the one we knew: change phase accordingly."""
+        local = self.local
+        self._contact = False
+        if verdict is Tail.CREATE:
+            await self._create()
+        elif verdict is Tail.HEAL:
+            self._scratch, self._heal_wanted = None, False
+            local.begin_heal(incarnation or local.record.incarnation)
+        elif verdict is Tail.DIVERGED:
+            local.set_phase(Phase.DIVERGED)
+        elif verdict is Tail.DELETED:
+            local.set_phase(Phase.DELETED)
+        else:
+            raise AssertionError(f"{verdict} changes no phase")
+
+    async def _create(self) -> None:
+        local = self.local
+        try:
+            info = await self._client.create(content_type=local.adapter.content_type, incarnation=local.record.incarnation)
+        except ConflictError as error:
+            await self._fail(error, Tail.BLOCK)
+        except DsSyncError as error:
+            await self._fail(error, Tail.PAUSE if isinstance(error, UnauthorizedError) else Tail.RETRY)
+        else:
+            if local.record.checkpoint != BEGINNING or local.record.incarnation is not None:
+                # We knew a stream here, and the server does not: it lost it. What we have goes back.
+                local.begin_heal(info.incarnation or local.record.incarnation)
+                self._scratch = None
+
+    # The push
+
+    async def _run_push(self) -> None:
+        local = self.local
+        while True:
+            record = local.record
+            step = plan.next_push(
+                phase=record.phase,
+                contact=self._contact,
+                batch=record.batch,
+                outbox=local.outbox,
+                unsaved=len(local.unsaved),
+                doubt=self._doubt,
+                proven=self.proven,
+            )
+            batch = record.batch
+            if step in (Push.IDLE, Push.AWAIT_PROOF):
+                await local.changed.wait()
+            elif step is Push.SEAL:
+                await self._when_not_busy(lambda: local.seal(max_bytes=self._max_batch))
+            elif batch is None:
+                raise AssertionError(f"{step} without a batch")
+            elif step is Push.SEND:
+                await self._send(batch)
+            elif step is Push.BLOCK:
+                local.set_phase(Phase.BLOCKED)
+            else:
+                self._turns += 1
+                self._doubt = None
+                if step is Push.RESEAL:
+                    local.reseal(batch)
+                else:
+                    self._max_batch = max(1, len(batch.payload) // 2)
+                    local.seal_smaller(batch, max_bytes=self._max_batch)
+
+    async def _send(self, batch: Batch) -> None:
+        local, body = self.local, batch.body
+        self.counters.bytes_sent += len(body)
+        append = self._client.append(
+            body, content_type=local.adapter.content_type, producer=batch.stamp, incarnation=local.record.incarnation
+        )
+        try:
+            result = await self._unless_seen(batch, append)
+        except StoreError:
+            raise
+        except DsSyncError as error:
+            if local.record.batch is batch:
+                await self._judge(error)
+            return
+        if local.record.batch is not batch or result is None:
+            return
+        if result.duplicate:
+            self.counters.duplicates += 1
+            self._question(smaller=False)
+        else:
+            local.settle(batch)
+            self._settled()
+
+    async def _unless_seen(self, batch: Batch, append: Awaitable[Any]) -> Any:
+        """Return the append's answer, or None as soon as the tail has seen the batch."""
+        task = asyncio.ensure_future(append)
+        try:
+            seen = asyncio.ensure_future(self.local.settled.wait())
+            try:
+                await asyncio.wait((task, seen), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                seen.cancel()
+            return task.result() if task.done() else None
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def _settled(self) -> None:
+        self.counters.batches += 1
+        self._doubt, self._turns, self._push = None, 0, None
+        self._backoff.reset()
+        self.local.changed.notify()
+
+    def _question(self, *, smaller: bool) -> None:
+        self._doubt = Doubt(self.request_proof(), self._turns + 1, smaller)
+
+    async def _judge(self, error: DsSyncError) -> None:
+        answer = plan.judge_append_failure(error)
+        if answer in (Answer.DOUBT, Answer.DOUBT_SIZE):
+            self._show_push("verifying", error)
+            self._question(smaller=answer is Answer.DOUBT_SIZE)
+        elif answer is Answer.BLOCK:
+            self._show_push("blocked", error)
+            self.local.set_phase(Phase.BLOCKED)
+        elif answer is Answer.PAUSE:
+            self._show_push("unauthorized" if isinstance(error, UnauthorizedError) else "forbidden", error)
+            await self._environment.sleep(self.local.tuning.pause)
+        else:
+            self.counters.retries += 1
+            self._show_push("retrying", error)
+            if answer is not Answer.RETRY:
+                # The tail finds out what is the matter, and only it changes the phase.
+                self._heal_wanted = answer is Answer.HEAL
+                self._contact = False
+                self.request_proof()
+            await self._environment.sleep(self._delay(error))
+
+
+def _first(errors: BaseExceptionGroup[Any]) -> BaseException:
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
