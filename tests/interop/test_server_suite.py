@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -25,23 +24,15 @@ MEASURED = 250
 ENGINES = ("memory", "sqlite")
 
 
-def _node_tool(name: str) -> str:
-    found = shutil.which(name)
-    assert found is not None, f"{name} is not on PATH: install Node.js 18 or later"
-    return found
-
-
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+def reports(node: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
     """The suite's results by engine. It mostly waits, so both run at once."""
     folder = tmp_path_factory.mktemp("suite")
-    if not (HERE / "node_modules" / ".package-lock.json").exists():
-        subprocess.run([_node_tool("npm"), "ci", "--no-audit", "--no-fund"], cwd=HERE, check=True, capture_output=True)
     with ServerProcess(long_poll_timeout=2) as memory, ServerProcess(folder / "streams.db", long_poll_timeout=2) as sqlite:
         servers = dict(zip(ENGINES, (memory, sqlite), strict=True))
         runs = {}
         for engine, server in servers.items():
-            command = [_node_tool("npx"), "vitest", "run", "--reporter=json", f"--outputFile={folder / engine}.json"]
+            command = [node, "node_modules/vitest/vitest.mjs", "run", "--reporter=json", f"--outputFile={folder / engine}.json"]
             environment = {**os.environ, "DS_SYNC_SERVER_URL": server.url}
             with (folder / f"{engine}.log").open("w") as log:
                 runs[engine] = subprocess.Popen(command, cwd=HERE, env=environment, stdout=log, stderr=log)
