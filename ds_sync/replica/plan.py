@@ -2,15 +2,13 @@
 
 A document's two halves, the *push* (outbox to stream) and the *tail* (stream to document), meet in three rules:
 
-* **Settled by 200 or by sight.** A batch goes out under one stamp, byte for byte, until the server answers 200 to it, or until its
-  payload is read
-  back from the stream. Whatever else is answered proves nothing.
+* **Settled by 200 or by sight.** A batch goes out under one stamp, byte for byte, until the server answers 200 to it, or until its payload
+  is read back from the stream. Whatever else is answered proves nothing.
 * **Doubt is settled by reading.** After a 204, a 403 that names an epoch, or a 413, the tail is asked for proof that it has read
-  everything. Seen on the way:
-  settled. Not seen: the same rows go out under a new producer id, for somebody else uses the old one (a copied file), or the server
-  lost it.
-* **A history that is not ours is healed.** Then the stream is read again from its beginning into a scratch document as well, and what
-  it lacks is appended.
+  everything. Seen on the way: settled. Not seen: the same bytes go out under a new producer id, for somebody else uses the old one (a
+  copied file), or the server lost it.
+* **A history that is not ours is healed.** Then the stream is read again from its beginning into a scratch document as well, and what it
+  lacks is appended.
 """
 
 from __future__ import annotations
