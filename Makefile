@@ -1,20 +1,12 @@
-# make demo: the story in a minute. make test: every test. Both make .venv and install what they need.
-PYTHON ?= python3
+# make demo: the story in a minute. make test: every test. All targets make .venv and install into it what they need.
+# Needed on the machine: make and Python 3.11 or newer. PYTHON=... names another Python than the first that is new enough.
+PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
-SEEDS ?= 500
 ROUNDS ?= 50
 
-.PHONY: demo test check kills bench clean install
-
-install: $(VENV)/.installed
-
-$(VENV)/.installed: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "ds-sync needs Python 3.11 or newer; this is $$($(PYTHON) --version). Set PYTHON=..."; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
-	@touch $@
+.PHONY: demo test check kills install clean
 
 demo: install
 	$(BIN)/ds-sync demo
@@ -23,10 +15,24 @@ test: install
 	$(BIN)/python tests/run.py
 
 check: install
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy ds_sync adapters
 
 kills: install
 	$(BIN)/python -m pytest tests/kills --rounds $(ROUNDS)
 
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	echo "ds-sync needs Python 3.11 or newer. Found: $$( ("$(PYTHON)" --version || python3 --version) 2>/dev/null || echo none)."; \
+	echo "Say where one is: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; } >&2
+	"$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
+	@touch $@
+
 clean:
 	rm -rf $(VENV) tests/interop/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	find ds_sync adapters examples tests docs -name __pycache__ -prune -exec rm -rf {} +
