@@ -46,7 +46,10 @@ class CrdtAdapter(Protocol):
         """
 
     def version(self, doc: Any) -> bytes:
-        """Return a summary for `missing`. Equal versions do *not* prove equal documents (in Yjs, a deletion changes none)."""
+        """Return a summary for `missing`. Equal versions do *not* prove equal documents (in Yjs, a deletion changes none).
+
+        Raises DocumentBusyError as `missing` does: a version that counts half of an edit would later leave that half out.
+        """
 
     def missing(self, doc: Any, since: bytes | None) -> bytes:
         """Return one update with everything `doc` has beyond version `since` (None: everything), deletions and waiting updates included.

@@ -87,7 +87,8 @@ class YjsAdapter:
         return waits or state.changed
 
     def version(self, doc: Doc[Any]) -> bytes:
-        """Return the Yjs state vector."""
+        """Return the Yjs state vector. Raises DocumentBusyError inside an open transaction, whose clocks it would count already."""
+        _refuse_open_transaction(doc)
         return bytes(doc.get_state())
 
     def missing(self, doc: Doc[Any], since: bytes | None) -> bytes:

@@ -227,3 +227,20 @@ def test_what_a_refused_update_brought_in_is_announced() -> None:
     copy = adapter.new()
     adapter.apply(copy, [letter, *seen])
     assert str(body(copy)) == str(body(doc))
+
+
+def test_nothing_is_told_of_a_document_inside_an_open_transaction() -> None:
+    # Half of an edit is not in the outbox yet. A version that counts it would leave it out of every later `missing`.
+    adapter = YjsAdapter()
+    doc = adapter.new()
+    text = body(doc)
+    text += "stored"
+    before = adapter.version(doc)
+    with doc.transaction():
+        text += "half"
+        for ask in (adapter.version, adapter.snapshot, lambda doc: adapter.missing(doc, before)):
+            with pytest.raises(DocumentBusyError):
+                ask(doc)
+    other = adapter.new()
+    adapter.apply(other, [adapter.missing(doc, None)])
+    assert str(body(other)) == "storedhalf"
