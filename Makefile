@@ -26,7 +26,7 @@ install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	echo "ds-sync needs Python 3.11 or newer. Found: $$( ("$(PYTHON)" --version || python3 --version) 2>/dev/null || echo none)."; \
+	echo "ds-sync needs Python 3.11 or newer. $(or $(PYTHON),python3) is: $$("$(or $(PYTHON),python3)" --version 2>&1)"; \
 	echo "Say where one is: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; } >&2
 	"$(PYTHON)" -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
@@ -35,4 +35,4 @@ $(VENV)/.installed: pyproject.toml
 
 clean:
 	rm -rf $(VENV) tests/interop/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
-	find ds_sync adapters examples tests docs -name __pycache__ -prune -exec rm -rf {} +
+	find . -name __pycache__ -prune -exec rm -rf {} +

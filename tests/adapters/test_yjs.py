@@ -96,7 +96,6 @@ def test_inside_a_transaction_of_the_application_nothing_is_applied() -> None:
         with pytest.raises(DocumentBusyError):
             adapter.observe(doc, seen.append)
         assert str(text) == "mine"
-        adapter.snapshot(doc)
     assert len(seen) == 1
     assert adapter.apply(doc, updates) is True
     assert len(seen) == 1
