@@ -1,0 +1,103 @@
+"""Who may import whom: cli -> replica -> client -> protocol; server -> protocol; adapters -> ports. Never the other way."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted([*(ROOT / "ds_sync").rglob("*.py"), *(ROOT / "adapters").rglob("*.py"), *(ROOT / "examples").rglob("*.py")])
+ADAPTERS = {path.name for path in (ROOT / "adapters").iterdir()}
+LEAVES = {"exceptions", "environment", "ownership", "crdt"}
+
+ALLOWED: dict[str, set[str]] = {
+    "ds_sync": {"replica", "client"},  # the public names
+    "exceptions": set(),
+    "environment": {"exceptions"},
+    "ownership": {"exceptions"},
+    "crdt": {"exceptions"},
+    "protocol": {"protocol", "exceptions"},
+    "client": {"client", "protocol", *LEAVES},
+    "replica": {"replica", "client", "protocol", *LEAVES},
+    "server": {"server", "protocol", *LEAVES},
+    "cli": {"ds_sync", "cli", "replica", "client", "server", "protocol", *LEAVES},
+    "testing": {"ds_sync", "testing", "cli", "replica", "client", "server", "protocol", *LEAVES},
+    "adapters": {"exceptions", "crdt"},
+    "examples": {"ds_sync", "exceptions", "crdt"},
+}
+"""By the part that imports: the parts of ds_sync it may import; "ds_sync" is the package itself, with the public names."""
+
+IMPURE = {"asyncio", "httpx", "sqlite3", "time", "random", "logging"}
+
+
+def find_imports(source: str) -> Iterator[str]:
+    """The names a file imports, wherever it does: under TYPE_CHECKING, inside functions, and as strings for `import_module`."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and part_of(node.value) not in (None, "ds_sync"):
+            yield node.value
+
+
+def part_of(name: str) -> str | None:
+    """The part of ds_sync that an imported name belongs to, or the adapter; None for what is not ours, and for the version."""
+    if name == "ds_sync.__version__":
+        return None
+    first, _, rest = name.partition(".")
+    second = rest.partition(".")[0]
+    if first == "ds_sync" and second and any((ROOT / "ds_sync" / leaf).exists() for leaf in (second, f"{second}.py")):
+        return second
+    return first if first == "ds_sync" or first in ADAPTERS else None
+
+
+def find_breaches(file: str, source: str) -> list[str]:
+    folder, name, *_ = file.removesuffix(".py").split("/")
+    part = folder if folder != "ds_sync" else name.replace("__init__", "ds_sync")
+    breaches = []
+    for target in find_imports(source):
+        ours = part_of(target)
+        allowed = ours is None or ours in ALLOWED[part] or (folder == "adapters" and ours == name)
+        if not allowed or (part == "protocol" and target.split(".")[0] in IMPURE):
+            breaches.append(f"{file} imports {target}")
+        elif target.split(".")[0] == "httpx" and file != "ds_sync/client/transport.py":
+            breaches.append(f"{file} imports {target}: only client/transport.py may")
+    return breaches
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_arrows_point_one_way(file: Path) -> None:
+    assert find_breaches(file.relative_to(ROOT).as_posix(), file.read_text("utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("ds_sync/protocol/x.py", "from ds_sync.client.stream import StreamClient"),
+        ("ds_sync/protocol/x.py", "def f():\n    import asyncio.tasks"),
+        ("ds_sync/protocol/x.py", "from time import time"),
+        ("ds_sync/protocol/x.py", "from ds_sync.environment import Environment"),
+        ("ds_sync/protocol/x.py", "from ds_sync import StreamClient"),
+        ("ds_sync/client/x.py", "from ds_sync.server import streams"),
+        ("ds_sync/client/x.py", "import httpx"),
+        ("ds_sync/server/x.py", "if TYPE_CHECKING:\n    import ds_sync.client.stream"),
+        ("ds_sync/server/x.py", "import_module('ds_sync.replica.replica')"),
+        ("ds_sync/client/x.py", "from ds_sync.replica.store import LocalStore"),
+        ("ds_sync/replica/x.py", "from ds_sync_yjs import YjsAdapter"),
+        ("ds_sync/crdt.py", "import_module('ds_sync_yjs.adapter')"),
+        ("ds_sync/cli/x.py", "from ds_sync.testing.server_process import ServerProcess"),
+        ("ds_sync/exceptions.py", "from ds_sync import crdt"),
+        ("adapters/ds_sync_yjs/x.py", "from ds_sync.replica import store"),
+        ("adapters/ds_sync_yjs/x.py", "from ds_sync import Replica"),
+    ],
+)
+def test_a_breach_is_found(file: str, source: str) -> None:
+    assert len(find_breaches(file, source)) == 1
+
+
+def test_no_file_is_forgotten() -> None:
+    parts = {file.relative_to(ROOT / "ds_sync").parts[0].removesuffix(".py") for file in FILES if file.is_relative_to(ROOT / "ds_sync")}
+    assert parts - {"__init__"} == set(ALLOWED) - {"ds_sync", "adapters", "examples"}
