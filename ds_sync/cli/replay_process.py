@@ -1,6 +1,7 @@
 """The processes of `ds-sync replay`: one types a trace through its replica, one follows, one reads. They write JSON lines.
 
-How far the typist came stands in the document, in the same transaction as the text: a kill can't make the two disagree.
+How far the typist came is how many edits its replica's file holds: each was stored, one for one, before it returned. So a kill can't make
+count and text disagree, and nothing but the recorded text is in the document.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pycrdt import Map, Text
+from pycrdt import Text
 
 from ds_sync import Document, Replica
 from ds_sync.cli.traces import Trace, load_trace
@@ -23,20 +24,23 @@ _TYPED_AT_ONCE = 100
 """Transactions between two turns of the event loop, in which the replica sends and receives."""
 
 
-def typed(document: Document) -> int:
-    """Return how many transactions of the trace are in the document; -1 before its start content."""
-    return int(document.doc.get("replay", type=Map).get("typed", -1))
+def edits(document: Document) -> int:
+    """Return how many edits this replica's file has ever taken in."""
+    status = document.status
+    return status.unsaved + status.unsent + status.sent + status.durable
 
 
 async def type_trace(document: Document, trace: Trace) -> None:
-    """Type on from where the document is, and wait until the server has all of it."""
-    text, progress = document.doc.get("body", type=Text), document.doc.get("replay", type=Map)
-    if typed(document) < 0:
-        with document.doc.transaction():
+    """Type on from where the file is, and wait until the server has all of it."""
+    text = document.doc.get("body", type=Text)
+    done, reported = edits(document), 0.0
+    if trace.start:
+        if not done:
             text += trace.start
-            progress["typed"] = 0
-    done, reported = typed(document), 0.0
+        done = max(0, done - 1)
     for number, patches in enumerate(trace.in_bytes()):
+        if not any(deleted or inserted for _, deleted, inserted in patches):
+            done += number < done  # a transaction without an effect is no edit
         if number < done:
             continue
         with document.doc.transaction():
@@ -45,30 +49,34 @@ async def type_trace(document: Document, trace: Trace) -> None:
                     del text[position : position + deleted]
                 if inserted:
                     text.insert(position, inserted)
-            progress["typed"] = number + 1
         if number % _TYPED_AT_ONCE == 0:
             await asyncio.sleep(0)
             if time.monotonic() - reported > _REPORT_SECONDS:
                 reported = time.monotonic()
-                report(document)
+                report(document, number + 1)
     async with asyncio.timeout(_PATIENCE_SECONDS):
         await document.synced()
 
 
 async def follow(document: Document, trace: Trace) -> None:
-    """Wait until the whole session is here."""
+    """Wait until the whole session is here, and stays so when the server is asked once more."""
+    text, total, size = document.doc.get("body", type=Text), len(trace.transactions), len(trace.end.encode())
     async with asyncio.timeout(_PATIENCE_SECONDS):
-        while typed(document) < len(trace.transactions):
-            report(document)
+        while True:
+            if len(text) == size and str(text) == trace.end:
+                await document.synced()
+                if str(text) == trace.end:
+                    return
+            # How far along, as far as a follower can tell: by the text's length.
+            report(document, min(total - 1, total * len(text) // max(1, size)))
             await asyncio.sleep(_REPORT_SECONDS)
-        await document.synced()
 
 
-def report(document: Document, **more: Any) -> None:
+def report(document: Document, typed: int, **more: Any) -> None:
     """Write one line: where the document is, and what its synchronisation cost."""
     status = document.status
     counters = {name: getattr(status, name) for name in ("batches", "bytes_sent", "retries", "duplicates")}
-    print(json.dumps({"typed": typed(document), **counters, **more}), flush=True)
+    print(json.dumps({"typed": typed, **counters, **more}), flush=True)
 
 
 async def run(role: str, file: str, url: str, name: str, crdt: str, trace: Trace) -> None:
@@ -76,7 +84,7 @@ async def run(role: str, file: str, url: str, name: str, crdt: str, trace: Trace
     async with Replica(file, server=url) as replica:
         document = await replica.open(name, crdt=crdt)
         await (type_trace if role == "type" else follow)(document, trace)
-        report(document, done=True, exact=str(document.doc.get("body", type=Text)) == trace.end)
+        report(document, len(trace.transactions), done=True, exact=str(document.doc.get("body", type=Text)) == trace.end)
 
 
 if __name__ == "__main__":
