@@ -9,3 +9,8 @@ TRACES = Path(os.environ.get("DS_SYNC_TRACES", Path(__file__).parents[2] / "shar
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rounds", type=int, default=50, help="tests/kills: how often somebody is killed")
+    parser.addoption("--kill-seed", type=int, default=None, help="tests/kills: play only this seed")

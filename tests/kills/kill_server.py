@@ -1,0 +1,92 @@
+"""The server, to be killed at an exact point: between a commit and its answer, or between two statements of a commit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from ds_sync.cli import serve
+from ds_sync.server.engines import sqlite
+from ds_sync.server.engines.writing import write_commit
+
+SETTLE_ROWS = 100
+"""Few, so that settling happens all the time."""
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class SettlingEngine(sqlite.SqliteEngine):
+    def __init__(self, path: Any, **options: Any) -> None:
+        super().__init__(path, **options, settle_rows=SETTLE_ROWS)
+
+
+class UnansweringEngine(SettlingEngine):
+    """Dies when the `fatal`th append is durable, before anybody is told."""
+
+    fatal = 0
+    appends = 0
+
+    async def transact(self, paths: Sequence[str], decide: Any, *, producer: str | None = None) -> Any:
+        result = await super().transact(paths, decide, producer=producer)
+        if producer is not None:
+            self.appends += 1
+            if self.appends == self.fatal:
+                die()
+        return result
+
+
+def die_at(function: str, call: int, statement: int) -> None:
+    """Die in the `call`th call of the engine's `function`, before its `statement`th SQL statement, or at its end."""
+    original = getattr(sqlite, function)
+    calls, statements = 0, 0
+
+    def trace(_: str) -> None:
+        nonlocal statements
+        if statements == statement:
+            die()
+        statements += 1
+
+    def dying(connection: sqlite3.Connection, *args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            connection.set_trace_callback(trace)
+        result = original(connection, *args)
+        if calls == call:
+            die()
+        return result
+
+    setattr(sqlite, function, dying)
+
+
+def break_commit() -> None:
+    """Each commit is written with the next one: answers come before their commit."""
+    late: list[Any] = []
+
+    def behind(connection: sqlite3.Connection, rows: Any) -> None:
+        if late:
+            write_commit(connection, late[:])
+        late[:] = rows
+
+    sqlite.write_commit = behind  # type: ignore[assignment]
+    SettlingEngine.__init__ = sqlite.SqliteEngine.__init__  # type: ignore[method-assign]  # settling would find rows missing
+
+
+if __name__ == "__main__":
+    config = json.loads(sys.argv.pop(1))
+    sqlite.SqliteEngine = SettlingEngine  # type: ignore[misc]
+    if config["broken"] == "commit":
+        break_commit()
+    if config["die"] and config["die"][0] == "answer":
+        UnansweringEngine.fatal = config["die"][1]
+        sqlite.SqliteEngine = UnansweringEngine  # type: ignore[misc]
+    elif config["die"]:
+        die_at(*config["die"])
+    serve.serve()

@@ -1,0 +1,48 @@
+"""Replicas and a server on real files, killed at random moments and at exact ones: nothing is lost, nothing stands twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fleet import Fleet
+from verdict import Loss
+
+pytestmark = pytest.mark.kills
+
+NAMES = ("ada", "ben", "cai")
+
+
+def play(folder: Path, seed: int, rounds: int, broken: str = "") -> None:
+    with Fleet(folder, seed, broken=broken) as fleet:
+        fleet.start_server()
+        for name in NAMES:
+            fleet.start_replica(name)
+        for name in NAMES:
+            fleet.wait_opened(name)
+        try:
+            for _ in range(rounds):
+                fleet.play_round()
+            fleet.check_end()
+        except Exception as error:
+            error.add_note(f"after {fleet.kills} kills; again: pytest tests/kills --kill-seed {seed}; files: {folder}")
+            raise
+
+
+def test_nothing_is_lost_and_nothing_stands_twice(tmp_path: Path, seed: int, rounds: int) -> None:
+    play(tmp_path, seed, rounds)
+
+
+@pytest.mark.parametrize(
+    ("broken", "finding"),
+    [("buffer", "reopened.* lost"), ("checkpoint", "lost|differ"), ("numbers", "stand in the stream twice"), ("commit", "the dead server")],
+)
+def test_what_is_broken_is_caught(tmp_path: Path, broken: str, finding: str) -> None:
+    def play_until_caught() -> None:
+        for seed in range(5):
+            folder = tmp_path / str(seed)
+            folder.mkdir()
+            play(folder, seed, 10, broken)
+
+    with pytest.raises(Loss, match=finding):
+        play_until_caught()
