@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import os
 import sys
 import time
 from pathlib import Path
 
-from ds_sync.exceptions import FileInUseError
+from ds_sync.exceptions import FileInUseError, StoreError
 
 if sys.platform == "win32":  # pragma: no cover - the two platforms' locks
     import msvcrt
@@ -23,16 +25,28 @@ else:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+_log = logging.getLogger("ds_sync.ownership")
+
+_HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+"""What the platforms answer when somebody else holds the lock."""
+
+
 class Ownership:
-    """Holds `<path>-owner` locked from construction to `release`, or to the death of the process, by whatever means."""
+    """Holds `<path>-owner` (symbolic links resolved) locked from construction to `release`, or to the death of the process."""
 
     def __init__(self, path: str | os.PathLike[str], role: str) -> None:
-        """Take the file for `role` ("replica", "server"). Raises FileInUseError, which names who has it."""
-        lock = Path(f"{os.fspath(path)}-owner")
+        """Take the file for `role` ("replica", "server").
+
+        Raises FileInUseError, which names who has it, StoreError where files can't be locked, and OSError if there can be no such file.
+        """
+        lock = Path(f"{os.path.realpath(path)}-owner")
         self._descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
         try:
             _lock(self._descriptor)
-        except OSError:
+        except OSError as error:
+            if error.errno not in _HELD:
+                os.close(self._descriptor)
+                raise StoreError(f"{lock} can't be locked: {error.strerror}") from error
             owner = _describe(os.read(self._descriptor, 4096))
             os.close(self._descriptor)
             raise FileInUseError(f"{os.fspath(path)} is in use by {owner}", owner=owner) from None
@@ -44,9 +58,14 @@ class Ownership:
                 "since": time.strftime("%Y-%m-%d %H:%M:%S"),
             }
         )
-        os.ftruncate(self._descriptor, 0)
-        os.lseek(self._descriptor, 0, os.SEEK_SET)
-        os.write(self._descriptor, text.encode())
+        note = text.encode()
+        try:
+            # Over the note of the owner before, and only then cut: on a full disk that needs no space.
+            os.lseek(self._descriptor, 0, os.SEEK_SET)
+            os.ftruncate(self._descriptor, os.write(self._descriptor, note))
+        except OSError as error:
+            # The lock holds without it; whoever is refused reads "another process". A document on a full disk must still open.
+            _log.warning("%s: who owns it can't be written down: %s", lock, error.strerror)
 
     def release(self) -> None:
         """Give the file up. The lock file stays: removing it would race with the next owner."""

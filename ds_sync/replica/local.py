@@ -6,6 +6,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from typing import Any, Final
 
 from ds_sync.crdt import CrdtAdapter
@@ -31,7 +32,7 @@ MERGE_ROWS: Final = 256
 """Up to so many rows are merged as they are; more are taken from the live document, which is faster by far (merging is not linear)."""
 
 _ECHOES: Final = 64
-"""Settled batches whose echo is still expected; one that is forgotten is only stored a second time."""
+"""Settled batches whose echo is still expected, by digest (they may have megabytes); one that is forgotten is only stored a second time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,10 @@ class Tuning:
     """Seconds, at most, to wait before giving a server back what it lost: others may be doing it."""
     pause: float = 30.0
     """Seconds between attempts while the server refuses us (401, 403)."""
+
+
+def _digest(payload: bytes) -> bytes:
+    return blake2b(payload, digest_size=32).digest()
 
 
 class LocalDocument:
@@ -91,8 +96,8 @@ class LocalDocument:
         if not self._closed:
             self._closed = True
             self._unobserve()
-            if self.unsaved:
-                self.store_unsaved()
+            if self.unsaved and not self.store_unsaved():
+                _log.error("%s: %d edits could not be stored and end with this process", self.record.key.path, len(self.unsaved))
 
     def _new_producer(self) -> str:
         return f"{self.environment.random.getrandbits(128):032x}"
@@ -103,8 +108,7 @@ class LocalDocument:
         if self.unsaved:
             # Order does not matter to a CRDT, but what failed first has waited longest.
             self.unsaved.append(update)
-            if not self.store_unsaved():
-                raise self.store_error or AssertionError("a failure without an error")
+            self._require_all_stored()
             return
         try:
             self.store.enqueue(self.record.id, update, self.environment.now())
@@ -147,7 +151,10 @@ class LocalDocument:
     # Batches
 
     def seal(self, *, max_bytes: int, max_rows: int | None = None) -> Batch:
-        """Freeze the outbox, or its oldest rows as the limits allow, into the next batch. Raises StoreError, DocumentBusyError."""
+        """Freeze the outbox, or its oldest rows as the limits allow, into the next batch.
+
+        Raises StoreError, also if an edit is in memory only and still can't be stored, and DocumentBusyError.
+        """
         return self._seal(self.record.producer, max_bytes=max_bytes, max_rows=max_rows)
 
     def reseal(self, batch: Batch) -> Batch:
@@ -155,10 +162,13 @@ class LocalDocument:
         return self._keep_sealed(replace(batch, stamp=ProducerStamp(self._new_producer(), 0, 0), sealed_at=self.record.checkpoint))
 
     def seal_smaller(self, batch: Batch, *, max_bytes: int) -> Batch:
-        """Freeze the oldest half of the batch's rows instead of it, under a new producer id. Raises StoreError."""
+        """Freeze the oldest half of the batch's rows instead of it, under a new producer id. Raises as `seal` does."""
         return self._seal(ProducerStamp(self._new_producer(), 0, 0), max_bytes=max_bytes, max_rows=batch.edits // 2)
 
     def _seal(self, stamp: ProducerStamp, *, max_bytes: int, max_rows: int | None) -> Batch:
+        self._require_all_stored()
+        # Inside an open transaction the document's version is ahead of the outbox: it would say that the stream has what nobody sent.
+        self.adapter.apply(self.doc, ())
         record, last = self.record, self.store.last_row(self.record.id)
         count = self.outbox if max_rows is None else min(self.outbox, max_rows)
         payload = version = None
@@ -174,6 +184,11 @@ class LocalDocument:
             version = self.adapter.version(self.doc)
         return self._keep_sealed(Batch(stamp, chosen[-1][0], len(chosen), record.checkpoint, version, payload))
 
+    def _require_all_stored(self) -> None:
+        """A batch, a version or a snapshot must not hold an edit that the outbox lacks: it would never be sent, or said to be."""
+        if self.unsaved and not self.store_unsaved():
+            raise self.store_error or AssertionError("a failure without an error")
+
     def _keep_sealed(self, batch: Batch, phase: Phase | None = None) -> Batch:
         self.store.seal(self.record.id, batch, phase=phase)
         self.record = replace(
@@ -185,7 +200,7 @@ class LocalDocument:
     def settle(self, batch: Batch) -> None:
         """The server said that it has `batch`. Raises StoreError, and then nothing has changed."""
         self.store.settle(self.record.id, batch)
-        self._echoes[batch.payload] = None
+        self._echoes[_digest(batch.payload)] = None
         if len(self._echoes) > _ECHOES:
             self._echoes.popitem(last=False)
         self._forget_batch(batch)
@@ -214,8 +229,8 @@ class LocalDocument:
         for payload in run.payloads:
             if record.batch is not None and payload == record.batch.payload:
                 seen = record.batch
-            elif payload in self._echoes:
-                echoes.append(payload)
+            elif self._echoes and (digest := _digest(payload)) in self._echoes:
+                echoes.append(digest)
             else:
                 updates.append(payload)
         bad = [self._quarantine(record.checkpoint, run.reason, run.unreadable)] if run.unreadable else []
@@ -226,8 +241,8 @@ class LocalDocument:
         place = (run.partial, page.next_offset, page.incarnation or record.incarnation)
         if run.payloads or run.unreadable or place != (record.partial, record.checkpoint, record.incarnation):
             self.store.advance(record.id, good, run.partial, page.next_offset, incarnation=page.incarnation, settled=seen, quarantined=bad)
-        for payload in echoes:
-            self._echoes.pop(payload, None)
+        for digest in echoes:
+            self._echoes.pop(digest, None)
         self.record = replace(
             self.record,
             partial=run.partial,
@@ -273,8 +288,9 @@ class LocalDocument:
     def end_heal(self, scratch: Any) -> Batch | None:
         """`scratch` holds all that the stream has: seal what it lacks, under a new producer id, or settle everything if it lacks nothing.
 
-        Raises StoreError, DocumentBusyError.
+        Raises StoreError, also if an edit is in memory only and still can't be stored, and DocumentBusyError.
         """
+        self._require_all_stored()
         last = self.store.last_row(self.record.id)
         theirs, mine = self.adapter.version(scratch), self.adapter.version(self.doc)
         lacking = self.adapter.missing(self.doc, theirs)
@@ -307,7 +323,7 @@ class LocalDocument:
 
     def _compact(self) -> None:
         self._compaction_planned = False
-        if self._closed or self.unsaved:  # a snapshot with an edit that the outbox lacks would never be sent
+        if self._closed:
             return
         try:
             self.compact()
@@ -319,11 +335,14 @@ class LocalDocument:
             self._loose = 0  # until as much has come again
 
     def compact(self) -> None:
-        """Fold log and outbox into a new snapshot. Raises DocumentBusyError, StoreError, and ValueError while edits are unsaved."""
-        if self.unsaved:
-            raise ValueError("edits that are not stored yet can't be folded into a snapshot")
+        """Fold log and outbox into a new snapshot.
+
+        Raises DocumentBusyError, and StoreError, also if an edit is in memory only and still can't be stored.
+        """
+        self._require_all_stored()
+        through = self.store.last_row(self.record.id)  # before the snapshot, which holds it all: edits may come from another thread
         snapshot = self.adapter.snapshot(self.doc)
-        self.store.compact(self.record.id, snapshot)
+        self.store.compact(self.record.id, snapshot, through=through)
         # The next one is due when as much again has come: compaction costs what the document's size is.
         self._loose = min(0, self.tuning.compact_after - len(snapshot))
 

@@ -28,9 +28,13 @@ def _first(database: Database) -> None:
             "producer_id": str,
             "producer_seq": int,
             "durable": int,  # edits of this file that a server has acknowledged
+            "left_through": int,  # the newest row that has left the outbox: no id is given twice
         },
         pk="id",
-        not_null={"crdt", "service", "path", "format", "phase", "checkpoint", "partial", "producer_id", "producer_seq", "durable"},
+        not_null={
+            *("crdt", "service", "path", "format", "phase", "checkpoint", "partial"),
+            *("producer_id", "producer_seq", "durable", "left_through"),
+        },
     )
     database.table("documents").create_index(["crdt", "service", "path"], unique=True)
     database.table("snapshots").create({"document": int, "snapshot": bytes, "outbox_through": int}, pk="document", not_null={"snapshot"})
@@ -78,5 +82,6 @@ def migrate(connection: sqlite3.Connection, version: int) -> None:
             connection.execute(f"PRAGMA user_version = {number}")
             connection.execute("COMMIT")
         except BaseException:
-            connection.execute("ROLLBACK")
+            if connection.in_transaction:  # on a full disk SQLite has rolled back already
+                connection.execute("ROLLBACK")
             raise

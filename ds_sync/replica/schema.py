@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 from typing import Final
 
-from ds_sync.exceptions import CorruptFileError, NewerFileError
+from ds_sync.exceptions import CorruptFileError, NewerFileError, StoreError
 
 APPLICATION_ID: Final = 0x44537265
 """SQLite's mark for whose file this is: "DSre"."""
@@ -19,43 +20,77 @@ _QUICK_CHECK_BELOW: Final = 32 * 1024 * 1024
 """Bytes. Below this the whole file is checked at every open (some 15 ms per 10 MB); above it, damage shows when a page is read."""
 
 
-def check_header(path: Path) -> bool:
-    """Return whether `path` holds a replica already; False if it is new or empty.
+def check_file(path: Path) -> None:
+    """Return if `path` holds a replica that is whole, or nothing yet, and touch neither it nor its write-ahead log.
 
-    Reads plain bytes, before SQLite may touch the file. Raises CorruptFileError for a file that is not ours, NewerFileError for a newer
-    one.
+    Raises CorruptFileError for a file that is not ours or is damaged, NewerFileError for a newer one, StoreError for one that can't be
+    read, and sqlite3.DatabaseError for one that SQLite can't read.
     """
-    try:
-        with path.open("rb") as file:
-            head = file.read(100)
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise CorruptFileError(f"{path} can't be read: {error.strerror}") from error
+    head = _read_head(path)
     if not head:
-        return False
+        if _size(path, "-wal"):
+            # SQLite would take the log for a leftover and delete it.
+            raise CorruptFileError(f"{path} is empty or gone, but {path}-wal beside it is not: edits may stand there and nowhere else")
+        return
     if len(head) < 100 or not head.startswith(_MAGIC):
         raise CorruptFileError(f"{path} is not a SQLite file")
     if int.from_bytes(head[68:72], "big") != APPLICATION_ID:
         raise CorruptFileError(f"{path} is a SQLite file, but not a ds-sync replica")
-    found = int.from_bytes(head[60:64], "big")
-    if found > VERSION:
-        raise NewerFileError(f"{path} has version {found}; this ds-sync knows up to {VERSION}", found=found, known=VERSION)
-    return True
+    _refuse_newer(int.from_bytes(head[60:64], "big"), path)
+    if not _size(path, "-journal"):  # one is there only if the file's making was cut short: SQLite has to undo that first
+        # A connection that may write would fold the log into the file when it is closed, even if all it did was to refuse the file.
+        mode = "mode=ro" if _size(path, "-wal") else "immutable=1"
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, isolation_level=None)
+        try:
+            _read_version(connection, path)
+            if _size(path) < _QUICK_CHECK_BELOW:
+                verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+                if verdict != "ok":
+                    raise CorruptFileError(f"{path} is damaged: {verdict}")
+        finally:
+            connection.close()
+
+
+def _read_head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(100)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise StoreError(f"{path} can't be read: {error.strerror}") from error
+
+
+def _size(path: Path, suffix: str = "") -> int:
+    try:
+        return os.stat(f"{path}{suffix}").st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _read_version(connection: sqlite3.Connection, path: Path) -> int:
+    # Not always what the header says: a change of it may still stand in the write-ahead log.
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    _refuse_newer(version, path)
+    return version
+
+
+def _refuse_newer(version: int, path: Path) -> None:
+    if version > VERSION:
+        raise NewerFileError(f"{path} has version {version}; this ds-sync knows up to {VERSION}", found=version, known=VERSION)
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Bring the file behind `connection` to today's version, and into WAL mode. What can't be read raises sqlite3.DatabaseError."""
-    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > VERSION:  # the header said less: the newer version still stands in the write-ahead log
-        raise NewerFileError(f"{path} has version {version}; this ds-sync knows up to {VERSION}", found=version, known=VERSION)
-    if path.stat().st_size < _QUICK_CHECK_BELOW:
-        verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if verdict != "ok":
-            raise CorruptFileError(f"{path} is damaged: {verdict}")
+    """Bring the file behind `connection` to today's version, and into WAL mode. What can't be read or written raises sqlite3.Error."""
+    version = _read_version(connection, path)
     if version < VERSION:
         # Imported here: an up-to-date file needs none of it, and sqlite-utils takes as long to import as everything else together.
         from ds_sync.replica.migrations import migrate
 
         migrate(connection, version)
     connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA fullfsync=1")  # where fsync alone leaves the bytes in the drive (macOS)
+    connection.execute("PRAGMA checkpoint_fullfsync=1")
+    # SQLite opens what it may not write for reading: say so now, not at the first edit.
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("ROLLBACK")

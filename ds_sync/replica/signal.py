@@ -17,11 +17,12 @@ class Signal:
 
     def notify(self) -> None:
         """Wake those who wait now."""
-        if self._waiters:
-            if threading.get_ident() == self._thread:
+        if threading.get_ident() == self._thread:
+            if self._waiters:
                 self._wake()
-            else:
-                self._loop.call_soon_threadsafe(self._wake)
+        elif not self._loop.is_closed():
+            # Even if nobody waits: somebody on the loop's thread may have looked at the state already, and be about to.
+            self._loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, []
@@ -43,5 +44,5 @@ class Signal:
         """Call `call` on the loop's thread after `delay` seconds. May be called from any thread."""
         if threading.get_ident() == self._thread:
             self._loop.call_later(delay, call)
-        else:
+        elif not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._loop.call_later, delay, call)

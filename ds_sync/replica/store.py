@@ -17,9 +17,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from ds_sync.exceptions import ClosedError, CorruptFileError, StorageFullError, StoreError
+from ds_sync.exceptions import ClosedError, CorruptFileError, FramingError, StorageFullError, StoreError
 from ds_sync.ownership import Ownership
 from ds_sync.protocol.framing import build_frame, build_frames, parse_frames
 from ds_sync.protocol.messages import ProducerStamp
@@ -36,6 +36,7 @@ class LocalStore:
     def __init__(self, path: str | os.PathLike[str], *, power_safe: bool = False) -> None:
         """Open or make the file. Raises FileInUseError, CorruptFileError, NewerFileError, StoreError; none of them touches the file."""
         self.path = Path(path)
+        self._closed = False
         self._lock = threading.RLock()
         self._next_row: dict[int, int] = {}
         self._sync = "FULL" if power_safe else "NORMAL"
@@ -44,26 +45,27 @@ class LocalStore:
         except OSError as error:
             raise StoreError(f"{self.path} can't be opened: {error.strerror}") from error
         try:
-            schema.check_header(self.path)
-            self._connection = self._connect()
+            with self._errors_mapped():
+                schema.check_file(self.path)
+                self._connection = self._connect()
         except BaseException:
             self._ownership.release()
             raise
 
     def _connect(self) -> sqlite3.Connection:
-        with _mapped(self.path):
-            connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=10)
-            try:
-                schema.prepare(connection, self.path)
-                connection.execute(f"PRAGMA synchronous={self._sync}")
-            except BaseException:
-                connection.close()
-                raise
+        connection = sqlite3.connect(self.path.absolute(), isolation_level=None, check_same_thread=False, timeout=10)
+        try:
+            schema.prepare(connection, self.path)
+            connection.execute(f"PRAGMA synchronous={self._sync}")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def close(self) -> None:
         """Close the file; what was stored is stored. Closing again does nothing."""
         with self._lock:
+            self._closed = True
             self._connection.close()
             self._ownership.release()
 
@@ -73,8 +75,8 @@ class LocalStore:
         """Return the document's record; a new one takes `format` and `producer_id`."""
         with self._transaction() as connection:
             connection.execute(
-                "INSERT INTO documents (crdt, service, path, format, phase, checkpoint, partial, producer_id, producer_seq, durable) "
-                "VALUES (?, ?, ?, ?, ?, ?, x'', ?, 0, 0) ON CONFLICT DO NOTHING",
+                "INSERT INTO documents (crdt, service, path, format, phase, checkpoint, partial, producer_id, producer_seq, durable, "
+                "left_through) VALUES (?, ?, ?, ?, ?, ?, x'', ?, 0, 0, 0) ON CONFLICT DO NOTHING",
                 (key.crdt, key.service, key.path, format, Phase.FOLLOW, BEGINNING, producer_id),
             )
         return next(record for record in self.documents() if record.key == key)
@@ -88,23 +90,28 @@ class LocalStore:
                 "(SELECT at FROM outbox WHERE document = documents.id ORDER BY id LIMIT 1), "
                 "(SELECT max(id) FROM outbox WHERE document = documents.id), "
                 "(SELECT count(*) FROM quarantine WHERE document = documents.id), "
-                "(SELECT outbox_through FROM snapshots WHERE document = documents.id) FROM documents ORDER BY service, path, crdt"
+                "left_through FROM documents ORDER BY service, path, crdt"
             ).fetchall()
             records = []
             for row in rows:
+                self._require_types(row, _DOCUMENT)
+                try:
+                    phase = Phase(row[5])
+                except ValueError as error:
+                    raise CorruptFileError(f"{self.path} is damaged: {error}") from error
                 batch = self._batch(connection, row[0])
-                last = max(row[16] or 0, row[18] or 0, batch.through if batch else 0)
+                last = max(row[16] or 0, row[18], batch.through if batch else 0)
                 self._next_row[row[0]] = max(self._next_row.get(row[0], 1), last + 1)
                 records.append(
                     DocumentRecord(
                         id=row[0],
                         key=DocumentKey(row[1], row[2], row[3]),
                         format=row[4],
-                        phase=Phase(row[5]),
+                        phase=phase,
                         server=row[6],
                         incarnation=row[7],
                         checkpoint=Offset(row[8]),
-                        partial=bytes(row[9]),
+                        partial=row[9],
                         server_version=row[10],
                         producer=ProducerStamp(row[11], 0, row[12]),
                         batch=batch,
@@ -121,18 +128,43 @@ class LocalStore:
             "SELECT producer_id, epoch, seq, through, edits, sealed_at, version, payload, healing FROM batches WHERE document = ?",
             (document,),
         ).fetchone()
-        return row and Batch(ProducerStamp(*row[:3]), row[3], row[4], Offset(row[5]), row[6], bytes(row[7]), bool(row[8]))
+        if row is None:
+            return None
+        self._require_types(row, _BATCH)
+        return Batch(ProducerStamp(*row[:3]), row[3], row[4], Offset(row[5]), row[6], row[7], bool(row[8]))
 
     def load(self, document: int) -> StoredContent:
         """Return what makes the document: its snapshot, then the updates that the snapshot does not hold."""
         with self._locked() as connection:
             row = connection.execute("SELECT snapshot, outbox_through FROM snapshots WHERE document = ?", (document,)).fetchone()
-            snapshot, through = (bytes(row[0]), row[1] or 0) if row else (None, 0)
-            log = connection.execute("SELECT id, frames FROM log WHERE document = ? ORDER BY id", (document,)).fetchall()
+            if row is not None:
+                self._require_types(row, (bytes, int))
+            snapshot, through = row or (None, 0)
+            log = connection.execute("SELECT frames FROM log WHERE document = ? ORDER BY id", (document,)).fetchall()
             outbox = connection.execute("SELECT data FROM outbox WHERE document = ? AND id > ? ORDER BY id", (document, through)).fetchall()
-        updates = [payload for _, frames in log for payload in parse_frames(bytes(frames)).payloads]
-        updates += [bytes(data) for (data,) in outbox]
-        return StoredContent(snapshot, updates, sum(len(frames) for _, frames in log) + sum(len(data) for (data,) in outbox))
+        updates: list[bytes] = []
+        for row in log:
+            self._require_types(row, (bytes,))
+            updates += self._whole_frames(row[0])
+        for row in outbox:
+            self._require_types(row, (bytes,))
+            updates.append(row[0])
+        return StoredContent(snapshot, updates, sum(len(frames) for (frames,) in log) + sum(len(data) for (data,) in outbox))
+
+    def _whole_frames(self, run: bytes) -> tuple[bytes, ...]:
+        try:
+            frames = parse_frames(run)
+        except FramingError as error:
+            raise CorruptFileError(f"{self.path} is damaged: {error}") from error
+        if frames.rest:
+            raise CorruptFileError(f"{self.path} is damaged: a stored frame is cut")
+        return frames.payloads
+
+    def _require_types(self, row: tuple[Any, ...], kinds: tuple[Any, ...]) -> None:
+        """SQLite keeps the type with each value, and quick_check does not look at it: a damaged bit makes a number of a blob."""
+        for value, kind in zip(row, kinds, strict=True):
+            if not isinstance(value, kind):
+                raise CorruptFileError(f"{self.path} is damaged: {type(value).__name__} where {kind} belongs")
 
     # Edits
 
@@ -143,7 +175,7 @@ class LocalStore:
             try:
                 self._connection.execute(_ENQUEUE, (document, row, at, update))
             except sqlite3.Error as error:
-                raise _store_error(error, self.path) from error
+                raise self._map_error(error) from error
             self._next_row[document] = row + 1
 
     def outbox_rows(self, document: int, *, after: int, limit: int) -> Iterator[tuple[int, bytes]]:
@@ -152,17 +184,22 @@ class LocalStore:
             rows = connection.execute(
                 "SELECT id, data FROM outbox WHERE document = ? AND id > ? ORDER BY id LIMIT ?", (document, after, limit)
             ).fetchall()
-        return ((row, bytes(data)) for row, data in rows)
+        for row in rows:
+            self._require_types(row, (int, bytes))
+        return iter(rows)
 
     def last_row(self, document: int) -> int:
-        """Return the id of the newest row that the outbox ever had."""
+        """Return the id of the newest row that the outbox ever had; no id is given twice, over reopening too."""
         return self._next_row[document] - 1
 
     def oldest(self, document: int) -> float | None:
         """Return when the oldest row of the outbox was made, in seconds since 1970."""
         with self._locked() as connection:
             row = connection.execute("SELECT at FROM outbox WHERE document = ? ORDER BY id LIMIT 1", (document,)).fetchone()
-        return row and float(row[0])
+        if row is None:
+            return None
+        self._require_types(row, (float,))
+        return float(row[0])
 
     def settled_through(self, document: int) -> int:
         """Return the id of the newest row such that it and all before it have left the outbox."""
@@ -207,8 +244,9 @@ class LocalStore:
         connection.execute("DELETE FROM batches WHERE document = ?", (document,))
         connection.execute("DELETE FROM outbox WHERE document = ? AND id <= ?", (document, batch.through))
         connection.execute(
-            "UPDATE documents SET durable = durable + ?, server_version = coalesce(?, server_version) WHERE id = ?",
-            (batch.edits, batch.version, document),
+            "UPDATE documents SET durable = durable + ?, server_version = coalesce(?, server_version), "
+            "left_through = max(left_through, ?) WHERE id = ?",
+            (batch.edits, batch.version, batch.through, document),
         )
         connection.execute("INSERT INTO log (document, frames) VALUES (?, ?)", (document, build_frame(batch.payload)))
 
@@ -268,27 +306,36 @@ class LocalStore:
             connection.execute("DELETE FROM batches WHERE document = ?", (document,))
             edits = connection.execute("DELETE FROM outbox WHERE document = ? AND id <= ?", (document, through)).rowcount
             connection.execute(
-                "UPDATE documents SET durable = durable + ?, server_version = ?, phase = ? WHERE id = ?",
-                (edits, version, Phase.FOLLOW, document),
+                "UPDATE documents SET durable = durable + ?, server_version = ?, phase = ?, left_through = max(left_through, ?) "
+                "WHERE id = ?",
+                (edits, version, Phase.FOLLOW, through, document),
             )
 
-    def compact(self, document: int, snapshot: bytes) -> None:
-        """Put `snapshot`, which holds everything stored so far, in place of the log. Rows of the outbox stay until they are settled."""
+    def compact(self, document: int, snapshot: bytes, *, through: int) -> None:
+        """Put `snapshot`, which holds everything stored so far up to outbox row `through`, in place of the log.
+
+        `through` is `last_row` as it was before the snapshot was taken: an edit that comes between belongs to the next one. Rows of the
+        outbox stay until they are settled.
+        """
         with self._transaction() as connection:
-            connection.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?)", (document, snapshot, self.last_row(document)))
+            connection.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?)", (document, snapshot, through))
             connection.execute("DELETE FROM log WHERE document = ?", (document,))
 
     def quarantined(self, document: int) -> list[Quarantined]:
         """Return what came from a server and could not be used, oldest first."""
         with self._locked() as connection:
-            rows = connection.execute("SELECT offset, at, reason, data FROM quarantine WHERE document = ? ORDER BY id", (document,))
-            return [Quarantined(Offset(offset), at, reason, bytes(data)) for offset, at, reason, data in rows]
+            rows = connection.execute(
+                "SELECT offset, at, reason, data FROM quarantine WHERE document = ? ORDER BY id", (document,)
+            ).fetchall()
+        for row in rows:
+            self._require_types(row, (str, float, str, bytes))
+        return [Quarantined(Offset(offset), at, reason, data) for offset, at, reason, data in rows]
 
     # The connection
 
     @contextmanager
     def _locked(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, _mapped(self.path):
+        with self._lock, self._errors_mapped():
             yield self._connection
 
     @contextmanager
@@ -310,13 +357,19 @@ class LocalStore:
                 if raise_sync:
                     connection.execute("PRAGMA synchronous=NORMAL")
 
+    @contextmanager
+    def _errors_mapped(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self._map_error(error) from error
 
-@contextmanager
-def _mapped(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise _store_error(error, path) from error
+    def _map_error(self, error: sqlite3.Error) -> Exception:
+        if self._closed:
+            return ClosedError(f"{self.path} is closed")
+        code = getattr(error, "sqlite_errorcode", None)
+        kind, reason = _BY_CODE.get((code or 0) & 0xFF, (StoreError, str(error)))
+        return kind(f"{self.path}: {reason}")
 
 
 _BY_CODE: Final[dict[int, tuple[Callable[[str], StoreError], str]]] = {
@@ -325,10 +378,9 @@ _BY_CODE: Final[dict[int, tuple[Callable[[str], StoreError], str]]] = {
     sqlite3.SQLITE_NOTADB: (CorruptFileError, "it is not a SQLite file, or it is damaged"),
 }
 
-
-def _store_error(error: sqlite3.Error, path: Path) -> Exception:
-    if isinstance(error, sqlite3.ProgrammingError) and "closed" in str(error):
-        return ClosedError(f"{path} is closed")
-    code = getattr(error, "sqlite_errorcode", None)
-    kind, reason = _BY_CODE.get((code or 0) & 0xFF, (StoreError, str(error)))
-    return kind(f"{path}: {reason}")
+_DOCUMENT: Final = (
+    *(int, str, str, str, str, str, str | None, str | None, str, bytes, bytes | None),
+    *(str, int, int, int, float | None, int | None, int, int),
+)
+_BATCH: Final = (str, int, int, int, int, str, bytes | None, bytes, int)
+"""The types of a record's and a batch's columns, as selected above."""
