@@ -54,8 +54,8 @@ def _is_recent(node: str) -> bool:
 def _run(command: list[str], missing: str) -> None:
     done = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
     if done.returncode:
-        words = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        raise MissingError(f"{missing}: {words[-1] if words else done.returncode}")
+        lines = [line.strip() for line in f"{done.stdout}\n{done.stderr}".splitlines() if "error" in line.lower()]
+        raise MissingError(f"{missing}: {lines[0] if lines else f'exit code {done.returncode}'}")
 
 
 if __name__ == "__main__":
