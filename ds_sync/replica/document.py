@@ -51,7 +51,10 @@ class Document:
     def __init__(self, local: LocalDocument, close: Callable[[], None]) -> None:
         self._local = local
         self._close = close
+        self.closing = False
+        """Whether `close` was called."""
         self._closed = False
+        self._ending = asyncio.Lock()
         self._session: Session | None = None
         self._task: asyncio.Task[None] | None = None
         self._counters = Counters()
@@ -96,7 +99,7 @@ class Document:
     def _state(self) -> str:
         if self._session is None:
             return "offline"
-        if self._local.record.phase is Phase.FOLLOW:
+        if self._local.record.phase is Phase.FOLLOW or not self._session.arrived:
             return self._session.state
         if self._local.record.phase is Phase.HEAL:
             return self._session.state if self._session.state in STOPPED or self._session.error else "healing"
@@ -119,7 +122,8 @@ class Document:
         Waits through being offline. Raises SyncStoppedError in a state that ends only when somebody acts, ClosedError after `close`.
         """
         local = self._local
-        wanted = local.store.last_row(local.record.id)
+        # Edits that could not be stored yet will take the next rows, before all others.
+        wanted = local.store.last_row(local.record.id) + len(local.unsaved)
         asked: tuple[Session, int] | None = None
         while True:
             if self._closed:
@@ -131,7 +135,8 @@ class Document:
             if session is not None:
                 if asked is None or asked[0] is not session:
                     asked = (session, session.request_proof())
-                ours = not local.unsaved and local.store.settled_through(local.record.id) >= wanted
+                batch = local.record.batch
+                ours = local.store.settled_through(local.record.id) >= wanted and not (batch and batch.healing)
                 if ours and (session.proven >= asked[1] or state == "closed") and local.record.phase is Phase.FOLLOW:
                     return
             await local.changed.wait()
@@ -142,28 +147,33 @@ class Document:
 
     async def close(self) -> None:
         """Stop syncing this document and forget it in memory. What is not sent yet stays in the file."""
-        if not self._closed:
-            await self.stop_session()
-            self._closed = True
-            self._local.close()
-            self._close()
-            self._local.changed.notify()
+        self.closing = True
+        async with self._ending:
+            if not self._closed:
+                await self.stop_session()
+                self._closed = True
+                self._local.close()
+                self._close()
+                self._local.changed.notify()
 
     async def start_session(self, make: Callable[[LocalDocument, Counters], Session]) -> None:
         """Go online with a new session; the replica calls this."""
-        await self.stop_session()
-        if not self._closed:
+        while self._task is not None:
+            await self.stop_session()
+        if not self.closing:
             self._session = make(self._local, self._counters)
             self._task = asyncio.create_task(self._session.run(), name=f"ds-sync {self.path}")
             self._local.changed.notify()
 
     async def stop_session(self) -> None:
         """Go offline; the replica calls this."""
-        task, self._task, self._session = self._task, None, None
+        task = self._task
         if task is not None:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            self._local.changed.notify()
+            await asyncio.wait((task,))
+            if self._task is task:
+                self._task = self._session = None
+                self._local.changed.notify()
 
 
 def _without_age(status: Status) -> tuple[Any, ...]:

@@ -138,16 +138,14 @@ APPEND_FAILURES: Final[tuple[tuple[type[DsSyncError], Answer], ...]] = (
     (ResponseError, Answer.RETRY),
     (TransportError, Answer.RETRY),
     (ProtocolError, Answer.RETRY),
+    (DsSyncError, Answer.RETRY),
 )
-"""The first row whose class fits decides; every failure of the client's has one. A success is SETTLED if new, DOUBT if a duplicate."""
+"""The first row whose class fits decides. A success is SETTLED if new, DOUBT if a duplicate."""
 
 
 def judge_append_failure(error: DsSyncError) -> Answer:
     """Return what a failed append means."""
-    for kind, answer in APPEND_FAILURES:
-        if isinstance(error, kind):
-            return answer
-    raise AssertionError(f"a failure without a row: {error!r}")
+    return next(answer for kind, answer in APPEND_FAILURES if isinstance(error, kind))
 
 
 class Tail(Enum):
@@ -173,36 +171,50 @@ TAIL_FAILURES: Final[tuple[tuple[type[DsSyncError], Tail], ...]] = (
     (ResponseError, Tail.RETRY),
     (TransportError, Tail.RETRY),
     (ProtocolError, Tail.RETRY),
+    (DsSyncError, Tail.RETRY),
 )
 """As above; `judge_tail_failure` refines three rows by what the replica knows."""
 
+OTHER_FAILURES: Final[tuple[tuple[type[DsSyncError], Tail], ...]] = (
+    (UnauthorizedError, Tail.PAUSE),
+    (ForbiddenError, Tail.PAUSE),
+    (ConflictError, Tail.BLOCK),
+    (InvalidRequestError, Tail.BLOCK),
+    (DsSyncError, Tail.RETRY),
+)
+"""Of requests that neither read nor append: making the stream, asking what is there."""
 
-def judge_tail_failure(error: DsSyncError, record: DocumentRecord, *, same_server: bool) -> Tail:
+
+def judge_tail_failure(error: DsSyncError, record: DocumentRecord) -> Tail:
     """Return what it means that the stream could not be read from the record's checkpoint."""
     verdict = next(verdict for kind, verdict in TAIL_FAILURES if isinstance(error, kind))
-    if isinstance(error, NotFoundError) and same_server and record.incarnation and error.incarnation:
+    if isinstance(error, NotFoundError) and record.incarnation and error.incarnation:
         return Tail.DELETED
     if verdict is not Tail.HEAL:
         return verdict
-    if isinstance(error, GoneError) and _is_another_life(error.incarnation, record, same_server=same_server):
+    if isinstance(error, GoneError) and is_another_life(error.incarnation, record):
         return Tail.DIVERGED
     # Not even the beginning can be read: reading it once more changes nothing.
     return Tail.BLOCK if record.checkpoint == BEGINNING else Tail.HEAL
 
 
-def judge_page(page: Page, record: DocumentRecord, *, same_server: bool) -> Tail:
+def judge_other_failure(error: DsSyncError) -> Tail:
+    """Return what it means that the stream could not be made, or asked about."""
+    return next(verdict for kind, verdict in OTHER_FAILURES if isinstance(error, kind))
+
+
+def judge_page(page: Page, record: DocumentRecord) -> Tail:
     """Return whether `page`, read from the record's checkpoint, goes on where we were: GO_ON, HEAL or DIVERGED."""
-    if _is_another_life(page.incarnation, record, same_server=same_server):
+    if is_another_life(page.incarnation, record):
         return Tail.DIVERGED
-    if page.incarnation and record.incarnation and page.incarnation != record.incarnation:
-        return Tail.HEAL if record.checkpoint != BEGINNING else Tail.GO_ON
     # A server that proves nothing by its offsets, and whose tail now lies before our checkpoint (offsets sort: PROTOCOL.md section 6).
     shrunk = page.incarnation is None and page.up_to_date and not page.data and page.next_offset < record.checkpoint != BEGINNING
     return Tail.HEAL if shrunk else Tail.GO_ON
 
 
-def _is_another_life(found: str | None, record: DocumentRecord, *, same_server: bool) -> bool:
-    return same_server and found is not None and record.incarnation is not None and found != record.incarnation
+def is_another_life(found: str | None, record: DocumentRecord) -> bool:
+    """Return whether the stream that was found is not the one we knew: somebody deleted that and made another."""
+    return found is not None and record.incarnation is not None and found != record.incarnation
 
 
 @dataclass(frozen=True, slots=True)

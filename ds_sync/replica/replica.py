@@ -16,10 +16,10 @@ from ds_sync.client.stream import StreamClient
 from ds_sync.client.transport import HttpTransport, Transport
 from ds_sync.crdt import load_adapter
 from ds_sync.environment import Environment
-from ds_sync.exceptions import ClosedError, DsSyncError
+from ds_sync.exceptions import ClosedError, DsSyncError, StoreError
 from ds_sync.replica.document import Document
 from ds_sync.replica.local import LocalDocument, Tuning
-from ds_sync.replica.records import DocumentKey
+from ds_sync.replica.records import DocumentKey, Phase
 from ds_sync.replica.session import RETRY, Counters, Session
 from ds_sync.replica.store import LocalStore
 
@@ -84,6 +84,8 @@ class Replica:
         self._path = path
         self._server = server
         self._service = check_name(service, "service")
+        self._token = token
+        self._headers = headers
         self._credentials = Credentials(token=token, headers=headers)
         self._power_safe = power_safe
         self._transport: Transport | None = transport
@@ -93,6 +95,8 @@ class Replica:
         self._store: LocalStore | None = None
         self._documents: dict[DocumentKey, Document] = {}
         self._online: str | None = None
+        self._switching = asyncio.Lock()
+        """Held while going online or offline."""
         self._background: set[DocumentKey] = set()
         self._drain: asyncio.Task[None] | None = None
 
@@ -100,7 +104,11 @@ class Replica:
         """Open the file. Raises FileInUseError, CorruptFileError, NewerFileError, StoreError."""
         self._store = LocalStore(self._path, power_safe=self._power_safe)
         if self._server is not None:
-            await self.connect(self._server)
+            try:
+                await self.connect(self._server)
+            except BaseException:
+                await self.close()
+                raise
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -108,15 +116,16 @@ class Replica:
 
     async def close(self) -> None:
         """Go offline, close all documents and the file. What is not sent yet stays in the file."""
-        await self.disconnect()
-        for document in list(self._documents.values()):
-            await document.close()
-        if self._transport is not None and self._owns_transport:
-            await self._transport.aclose()
-            self._transport = None
-        if self._store is not None:
-            self._store.close()
-            self._store = None
+        async with self._switching:
+            await self._go_offline()
+            for document in list(self._documents.values()):
+                await document.close()
+            if self._transport is not None and self._owns_transport:
+                await self._transport.aclose()
+                self._transport = None
+            if self._store is not None:
+                self._store.close()
+                self._store = None
 
     async def open(self, path: str, *, crdt: str = "yjs", service: str | None = None) -> Document:
         """Return the document called `path`, made if it is new; opened twice, it is the same object.
@@ -125,6 +134,8 @@ class Replica:
         CorruptFileError, StoreError.
         """
         key = DocumentKey(crdt, check_name(service or self._service, "service"), check_name(path, "path"))
+        while key in self._documents and self._documents[key].closing:
+            await self._documents[key].close()
         document = self._open(key)
         self._background.discard(key)
         if self._online is not None and not document.online:
@@ -150,18 +161,26 @@ class Replica:
         if server is None:
             raise ValueError("there is no server to connect to")
         parts = urlsplit(server)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0 or parts.query or parts.fragment:
             raise ValueError(f"a server is an http:// or https:// URL, not {server!r}")
-        await self.disconnect()
-        self._server = self._online = server.rstrip("/")
-        if token is not None or headers is not None:
-            self._credentials = Credentials(token=token, headers=headers)
-        for document in self._documents.values():
-            await document.start_session(self._make_session)
-        self._drain = asyncio.create_task(self._send_backlog(), name="ds-sync backlog")
+        async with self._switching:
+            await self._go_offline()
+            self._require_store()
+            self._server = self._online = server.rstrip("/")
+            if token is not None or headers is not None:
+                self._token = self._token if token is None else token
+                self._headers = self._headers if headers is None else headers
+                self._credentials = Credentials(token=self._token, headers=self._headers)
+            for document in list(self._documents.values()):
+                await document.start_session(self._make_session)
+            self._drain = asyncio.create_task(self._send_backlog(), name="ds-sync backlog")
 
     async def disconnect(self) -> None:
         """Go offline; documents stay open, and edits go to the outbox."""
+        async with self._switching:
+            await self._go_offline()
+
+    async def _go_offline(self) -> None:
         self._online = None
         drain, self._drain = self._drain, None
         if drain is not None:
@@ -186,8 +205,15 @@ class Replica:
         ]
 
     async def _send_backlog(self) -> None:
-        """Sync the documents that nobody has open and that have edits to send."""
-        waiting = [record.key for record in self._require_store().documents() if record.outbox and record.key not in self._documents]
+        """Sync the documents that nobody has open and that have something to send."""
+        store = self._require_store()
+        while True:
+            try:
+                records = store.documents()
+                break
+            except StoreError as error:
+                _log.warning("the documents to send can't be listed, tried again: %s", error)
+                await self._environment.sleep(self._tuning.store_retry)
         slots = asyncio.Semaphore(BACKGROUND)
 
         async def send(key: DocumentKey) -> None:
@@ -205,7 +231,8 @@ class Replica:
                     if key in self._background:
                         await self._documents[key].close()
 
-        await asyncio.gather(*map(send, waiting))
+        owing = [record.key for record in records if record.outbox or record.batch or record.phase is Phase.HEAL]
+        await asyncio.gather(*map(send, owing))
 
     def _forget(self, key: DocumentKey) -> None:
         self._documents.pop(key, None)

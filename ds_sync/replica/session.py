@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any
 
 from ds_sync.client.follower import Follower, Interruption
 from ds_sync.client.retry import Backoff, RetryPolicy
 from ds_sync.client.stream import StreamClient
-from ds_sync.exceptions import ConflictError, DocumentBusyError, DsSyncError, NotFoundError, ResponseError, StoreError, UnauthorizedError
+from ds_sync.exceptions import DocumentBusyError, DsSyncError, NotFoundError, ProtocolError, ResponseError, StoreError, UnauthorizedError
 from ds_sync.protocol.messages import Page
 from ds_sync.protocol.offsets import BEGINNING
 from ds_sync.replica import plan
@@ -44,8 +43,10 @@ class Session:
     def __init__(self, local: LocalDocument, client: StreamClient, server: str, counters: Counters) -> None:
         self.local = local
         self.counters = counters
+        self.arrived = False
+        """Whether the phase in the file speaks of this connection: one that somebody has to end is taken up anew at each connect."""
         self._tail: tuple[str, DsSyncError | None] = ("connecting", None)
-        self._push: tuple[str, DsSyncError] | None = None
+        self._push: tuple[str, DsSyncError | None] | None = None
         self.proven = 0
         """The newest request for proof that the tail has answered: everything that stood in the stream when it was made has been
         received.
@@ -53,7 +54,10 @@ class Session:
         self._client = client
         self._server = server
         self._environment = local.environment
-        self._backoff = Backoff(RETRY, self._environment.random)
+        self._tail_backoff = Backoff(RETRY, self._environment.random)
+        self._push_backoff = Backoff(RETRY, self._environment.random)
+        self._turn_backoff = Backoff(RetryPolicy(first_delay=0.2, max_delay=local.tuning.pause), self._environment.random)
+        self._turned = False
         self._follower: Follower | None = None
         self._asked = 0
         self._marks: list[tuple[int, int]] = []  # (the follower's generation, the request for proof that it answers)
@@ -87,6 +91,7 @@ class Session:
         while True:
             try:
                 await self._arrive()
+                self.arrived = True
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._run_tail())
                     group.create_task(self._run_push())
@@ -107,7 +112,7 @@ class Session:
             self._tail = (state, error)
             self.local.changed.notify()
 
-    def _show_push(self, state: str, error: DsSyncError) -> None:
+    def _show_push(self, state: str, error: DsSyncError | None) -> None:
         self._push = (state, error)
         self.local.changed.notify()
 
@@ -126,7 +131,7 @@ class Session:
             except NotFoundError:
                 found = None
             except DsSyncError as error:
-                await self._fail(error, Tail.RETRY)
+                await self._fail(error, plan.judge_other_failure(error))
                 continue
             if found is None or found != local.record.incarnation:
                 local.begin_heal(found or local.record.incarnation)
@@ -150,7 +155,7 @@ class Session:
             except StoreError:
                 raise
             except DsSyncError as error:
-                await self._fail(error, plan.judge_tail_failure(error, local.record, same_server=True))
+                await self._fail(error, plan.judge_tail_failure(error, local.record))
 
     async def _follow(self) -> None:
         local = self.local
@@ -167,19 +172,19 @@ class Session:
             finally:
                 self._follower = None
         self._show("closed")
-        await local.changed.wait(local.tuning.pause)
+        await self._environment.sleep(local.tuning.pause)
 
     async def _receive(self, page: Page, generation: int) -> bool:
         """Take a page in; return whether the follower may go on."""
         local = self.local
-        verdict = Tail.HEAL if self._heal_wanted else plan.judge_page(page, local.record, same_server=True)
+        verdict = Tail.HEAL if self._heal_wanted else plan.judge_page(page, local.record)
         if verdict is not Tail.GO_ON:
             await self._turn(verdict, page.incarnation)
             return False
-        await self._when_not_busy(lambda: self._take(page))
+        await self._take(page)
         self._contact = True
         if page.up_to_date:
-            self._backoff.reset()
+            self._tail_backoff.reset()
             done = [asked for mark, asked in self._marks if mark <= generation]
             if done:
                 self.proven = max(self.proven, *done)
@@ -190,21 +195,20 @@ class Session:
         local.changed.notify()
         return True
 
-    def _take(self, page: Page) -> None:
-        seen = self.local.receive(page, scratch=self._scratch)
-        if seen is not None:
-            self._settled()
-
-    async def _when_not_busy(self, call: Any) -> Any:
-        """Do `call` when the application has no transaction open, and the store has space."""
+    async def _take(self, page: Page) -> None:
+        """Apply and store the page, as soon as the application has no transaction open and the file has space."""
         while True:
             try:
-                return call()
+                seen = self.local.receive(page, scratch=self._scratch)
             except DocumentBusyError:
                 await self._environment.sleep(BUSY_WAIT)
             except StoreError as error:
                 self._show("retrying", error)
                 await self._environment.sleep(self.local.tuning.store_retry)
+            else:
+                if seen is not None:
+                    self._settled()
+                return
 
     async def _heal(self) -> None:
         local = self.local
@@ -212,27 +216,40 @@ class Session:
             # Other replicas have noticed, too: the first gives everything back, and the rest find it there when they look again.
             await self._environment.sleep(self._environment.random.uniform(0.0, local.tuning.heal_jitter))
             self._heal_proof = self.request_proof()
-        elif self.proven >= self._heal_proof and not local.unsaved:
-            await self._when_not_busy(lambda: local.end_heal(self._scratch))
+        elif self.proven >= self._heal_proof:
+            while not self._end_heal():
+                await self._environment.sleep(BUSY_WAIT)
             self._scratch, self._heal_proof, self._doubt, self._turns, self._push = None, 0, None, 0, None
+
+    def _end_heal(self) -> bool:
+        if self.local.unsaved:  # a batch must not carry what the file does not have
+            return False
+        try:
+            self.local.end_heal(self._scratch)
+        except DocumentBusyError:
+            return False
+        except StoreError:
+            self._scratch = None  # it may hold already what the stream lacks: read the stream again
+            raise
+        return True
 
     async def _fail(self, error: DsSyncError, verdict: Tail) -> None:
         """Do what a failed request demands, and wait as long as it demands."""
         if verdict in (Tail.RETRY, Tail.PAUSE, Tail.BLOCK):
             state = "unauthorized" if isinstance(error, UnauthorizedError) else "forbidden" if verdict is Tail.PAUSE else "retrying"
             self._show("blocked" if verdict is Tail.BLOCK else state, error)
-            await self._environment.sleep(self._delay(error) if verdict is Tail.RETRY else self.local.tuning.pause)
+            await self._environment.sleep(_delay(error, self._tail_backoff) if verdict is Tail.RETRY else self.local.tuning.pause)
             return
         self._show(verdict.name.lower(), error)
         await self._turn(verdict, getattr(error, "incarnation", None))
-
-    def _delay(self, error: DsSyncError) -> float:
-        return self._backoff.next_delay(error.retry_after if isinstance(error, ResponseError) else None)
 
     async def _turn(self, verdict: Tail, incarnation: str | None) -> None:
         """The stream is not the one we knew: change phase accordingly."""
         local = self.local
         self._contact = False
+        if self._turned:  # a server that contradicts itself must not be read from its beginning again and again
+            await self._environment.sleep(self._turn_backoff.next_delay())
+        self._turned = True
         if verdict is Tail.CREATE:
             await self._create()
         elif verdict is Tail.HEAL:
@@ -249,105 +266,118 @@ class Session:
         local = self.local
         try:
             info = await self._client.create(content_type=local.adapter.content_type, incarnation=local.record.incarnation)
-        except ConflictError as error:
-            await self._fail(error, Tail.BLOCK)
         except DsSyncError as error:
-            await self._fail(error, Tail.PAUSE if isinstance(error, UnauthorizedError) else Tail.RETRY)
-        else:
-            if local.record.checkpoint != BEGINNING or local.record.incarnation is not None:
-                # We knew a stream here, and the server does not: it lost it. What we have goes back.
-                local.begin_heal(info.incarnation or local.record.incarnation)
-                self._scratch = None
+            await self._fail(error, plan.judge_other_failure(error))
+            return
+        if plan.is_another_life(info.incarnation, local.record):
+            local.set_phase(Phase.DIVERGED)  # somebody was faster, and made another document
+        elif local.record.checkpoint != BEGINNING or local.record.incarnation is not None:
+            # We knew a stream here, and the server does not: it lost it. What we have goes back.
+            self._scratch = None
+            local.begin_heal(info.incarnation or local.record.incarnation)
 
     # The push
 
     async def _run_push(self) -> None:
-        local = self.local
         while True:
-            record = local.record
-            step = plan.next_push(
-                phase=record.phase,
-                contact=self._contact,
-                batch=record.batch,
-                outbox=local.outbox,
-                unsaved=len(local.unsaved),
-                doubt=self._doubt,
-                proven=self.proven,
-            )
-            batch = record.batch
-            if step in (Push.IDLE, Push.AWAIT_PROOF):
-                await local.changed.wait()
-            elif step is Push.SEAL:
-                await self._when_not_busy(lambda: local.seal(max_bytes=self._max_batch))
-            elif batch is None:
-                raise AssertionError(f"{step} without a batch")
-            elif step is Push.SEND:
-                await self._send(batch)
-            elif step is Push.BLOCK:
-                local.set_phase(Phase.BLOCKED)
-            else:
-                self._turns += 1
-                self._doubt = None
-                if step is Push.RESEAL:
-                    local.reseal(batch)
-                else:
-                    self._max_batch = max(1, len(batch.payload) // 2)
-                    local.seal_smaller(batch, max_bytes=self._max_batch)
+            # Planned anew after every wait: meanwhile the tail may have changed the phase, or settled the batch.
+            try:
+                await self._push_on()
+            except DocumentBusyError:
+                await self._environment.sleep(BUSY_WAIT)
+            except StoreError as error:
+                self._show_push("retrying", error)
+                await self._environment.sleep(self.local.tuning.store_retry)
+
+    async def _push_on(self) -> None:
+        local, batch = self.local, self.local.record.batch
+        step = plan.next_push(
+            phase=local.record.phase,
+            contact=self._contact,
+            batch=batch,
+            outbox=local.outbox,
+            unsaved=len(local.unsaved),
+            doubt=self._doubt,
+            proven=self.proven,
+        )
+        if step in (Push.IDLE, Push.AWAIT_PROOF):
+            await local.changed.wait()
+        elif step is Push.SEAL:
+            local.seal(max_bytes=self._max_batch)
+            self._push = None
+        elif batch is None:
+            raise AssertionError(f"{step} without a batch")
+        elif step is Push.SEND:
+            await self._send(batch)
+        elif step is Push.BLOCK:
+            said = self._push[1] if self._push else None
+            self._block(said or ProtocolError("the server says that it has a batch which it does not have"))
+        elif step is Push.RESEAL:
+            local.reseal(batch)
+            self._turns, self._doubt = self._turns + 1, None
+        else:
+            half = max(1, len(batch.payload) // 2)
+            local.seal_smaller(batch, max_bytes=half)
+            self._max_batch, self._turns, self._doubt = half, 0, None
+
+    def _is_due(self, batch: Batch) -> bool:
+        """Whether the batch is still to be sent: not seen by the tail, and no healing begun."""
+        return self.local.record.batch is batch and self.local.record.phase is Phase.FOLLOW
+
+    async def _until_not_due(self, batch: Batch) -> None:
+        while self._is_due(batch):
+            await self.local.changed.wait()
 
     async def _send(self, batch: Batch) -> None:
         local, body = self.local, batch.body
         self.counters.bytes_sent += len(body)
-        append = self._client.append(
-            body, content_type=local.adapter.content_type, producer=batch.stamp, incarnation=local.record.incarnation
+        append = asyncio.ensure_future(
+            self._client.append(body, content_type=local.adapter.content_type, producer=batch.stamp, incarnation=local.record.incarnation)
         )
+        moot = asyncio.ensure_future(self._until_not_due(batch))
         try:
-            result = await self._unless_seen(batch, append)
-        except StoreError:
-            raise
-        except DsSyncError as error:
-            if local.record.batch is batch:
-                await self._judge(error)
+            await asyncio.wait((append, moot), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            append.cancel()
+            moot.cancel()
+            await asyncio.gather(append, moot, return_exceptions=True)
+        if not self._is_due(batch):
             return
-        if local.record.batch is not batch or result is None:
+        try:
+            result = append.result()
+        except DsSyncError as error:
+            await self._judge(error)
             return
         if result.duplicate:
             self.counters.duplicates += 1
+            self._show_push("verifying", None)
             self._question(smaller=False)
         else:
             local.settle(batch)
             self._settled()
 
-    async def _unless_seen(self, batch: Batch, append: Awaitable[Any]) -> Any:
-        """Return the append's answer, or None as soon as the tail has seen the batch."""
-        task = asyncio.ensure_future(append)
-        try:
-            seen = asyncio.ensure_future(self.local.settled.wait())
-            try:
-                await asyncio.wait((task, seen), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                seen.cancel()
-            return task.result() if task.done() else None
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
     def _settled(self) -> None:
         self.counters.batches += 1
         self._doubt, self._turns, self._push = None, 0, None
-        self._backoff.reset()
+        self._push_backoff.reset()
+        self._turn_backoff.reset()
         self.local.changed.notify()
 
     def _question(self, *, smaller: bool) -> None:
         self._doubt = Doubt(self.request_proof(), self._turns + 1, smaller)
 
+    def _block(self, error: DsSyncError) -> None:
+        self.local.set_phase(Phase.BLOCKED)
+        self._show_push("blocked", error)
+
     async def _judge(self, error: DsSyncError) -> None:
+        """Do what a failed append demands, and wait as long as it demands."""
         answer = plan.judge_append_failure(error)
         if answer in (Answer.DOUBT, Answer.DOUBT_SIZE):
             self._show_push("verifying", error)
             self._question(smaller=answer is Answer.DOUBT_SIZE)
         elif answer is Answer.BLOCK:
-            self._show_push("blocked", error)
-            self.local.set_phase(Phase.BLOCKED)
+            self._block(error)
         elif answer is Answer.PAUSE:
             self._show_push("unauthorized" if isinstance(error, UnauthorizedError) else "forbidden", error)
             await self._environment.sleep(self.local.tuning.pause)
@@ -359,7 +389,11 @@ class Session:
                 self._heal_wanted = answer is Answer.HEAL
                 self._contact = False
                 self.request_proof()
-            await self._environment.sleep(self._delay(error))
+            await self._environment.sleep(_delay(error, self._push_backoff))
+
+
+def _delay(error: DsSyncError, backoff: Backoff) -> float:
+    return backoff.next_delay(error.retry_after if isinstance(error, ResponseError) else None)
 
 
 def _first(errors: BaseExceptionGroup[Any]) -> BaseException:
