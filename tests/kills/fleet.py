@@ -115,6 +115,7 @@ class Fleet:
         self._broken = broken
         self._port = 0
         self._lives: dict[str, int] = {}
+        self._inherited: dict[str, dict[str, list[Witness]]] = {}
         self._asked = 0
 
     @property
@@ -136,11 +137,12 @@ class Fleet:
 
     def start_server(self, die: list[Any] | None = None) -> None:
         """Start it where it was, and return when it serves. `die`: see kill_server; if it dies too soon it is started unharmed."""
+        self.kill_server()
         life = self._lives["server"] = self._lives.get("server", 0) + 1
         arguments = ("--port", str(self._port), "--data", str(self.server_file), "--long-poll-timeout", "5")
         config = {"die": die, "broken": self._broken}
         process = self.server = Process(f"server-{life}", "kill_server.py", config, *arguments, folder=self.folder)
-        self._wait(lambda: process.dead or " (" in process.output, process)
+        self.wait(lambda: process.dead or " (" in process.output, process)
         if process.dead:
             process.kill()
             self.start_server()
@@ -149,6 +151,8 @@ class Fleet:
 
     def start_replica(self, name: str, *, roam: bool = True, die: list[Any] | None = None) -> None:
         """Start a replica on its file, or on a new one. `die`: see kill_worker."""
+        if name in self.replicas:
+            self.replicas[name].kill()
         life = self._lives[name] = self._lives.get(name, 0) + 1
         config = {
             "name": f"{name}{life}",
@@ -166,6 +170,25 @@ class Fleet:
     def file(self, name: str) -> Path:
         """Return a replica's file."""
         return self.folder / f"{name}.db"
+
+    # Copying
+
+    def copy_replica(self, name: str, copy: str) -> None:
+        """Copy a replica's file as it is at this moment, be the replica alive or dead, for `copy` to start from."""
+
+        def call() -> None:
+            copy_database(self.file(name), self.file(copy))
+            self._inherited[copy] = {document: self._own(document, name) for document in DOCUMENTS}
+
+        process = self.replicas[name]
+        if process.dead:
+            call()
+        else:
+            pause(process, call)
+
+    def _own(self, document: str, name: str) -> list[Witness]:
+        """Return the witnesses of a replica's file: its own lives, and those of the file that it was copied from."""
+        return self._inherited.get(name, {}).get(document, []) + self.witnesses(document, name)
 
     # Journals
 
@@ -192,7 +215,7 @@ class Fleet:
     def wait_opened(self, name: str) -> None:
         """Return when the replica is open; if it dies before, it is started unharmed."""
         process = self.replicas[name]
-        self._wait(lambda: process.dead or self.opened(name) is not None, process)
+        self.wait(lambda: process.dead or self.opened(name) is not None, process)
         if self.opened(name) is None:
             process.kill()
             self.start_replica(name)
@@ -223,14 +246,15 @@ class Fleet:
                     return True
             return process.dead
 
-        self._wait(answered, process)
+        self.wait(answered, process)
         if not found:
             raise StrangeEndError(f"{process.name} was killed before it answered")
         contents: dict[str, str] = found[0]
         return contents
 
     @staticmethod
-    def _wait(condition: Callable[[], bool], process: Process) -> None:
+    def wait(condition: Callable[[], bool], process: Process) -> None:
+        """Return when `condition` holds. Raises StrangeEndError, which blames `process`, if that takes too long."""
         deadline = time.monotonic() + PATIENCE
         while not condition():
             if time.monotonic() > deadline:
@@ -247,13 +271,18 @@ class Fleet:
         victims = rng.choice(([rng.choice(names)], [rng.choice(names)], ["server"], ["server"], names, [*names, "server"]))
         time.sleep(rng.uniform(0.05, 0.4))
         processes = [self.server if victim == "server" else self.replicas[victim] for victim in victims]
-        if any(process.armed for process in processes):
-            until = time.monotonic() + 0.5
-            while time.monotonic() < until and not all(process.dead for process in processes if process.armed):
-                time.sleep(0.01)
+        for process in processes:
+            self.linger(process, 0.5)
         for process in processes:
             process.kill()
         self.restart()
+
+    @staticmethod
+    def linger(process: Process, seconds: float) -> None:
+        """Give a process that is to die at some point the time to come there."""
+        until = time.monotonic() + seconds
+        while process.armed and not process.dead and time.monotonic() < until:
+            time.sleep(0.01)
 
     def restart(self, *, harmless: bool = False) -> None:
         """Check the files of the dead, and start them again."""
@@ -283,7 +312,7 @@ class Fleet:
     def check_opened(self, name: str) -> None:
         """Everything that had returned in this file must have been in it when it was opened again."""
         for document, text in (self.opened(name) or {}).items():
-            mine = self.witnesses(document, name)[:-1]
+            mine = self._own(document, name)[:-1]
             check_content(
                 f"{name}, reopened, {document}",
                 parse_tokens(text),

@@ -13,13 +13,14 @@ import random
 import signal
 import sqlite3
 import sys
+from dataclasses import replace
 from typing import Any
 
 from pycrdt import Text
 
 from ds_sync import Document, Replica
 from ds_sync.client.stream import StreamClient
-from ds_sync.replica.local import Tuning
+from ds_sync.replica.local import LocalDocument, Tuning
 from ds_sync.replica.store import LocalStore
 
 TUNING = Tuning(max_batch=2_000, compact_after=3_000, store_retry=0.2, heal_jitter=0.1)
@@ -209,7 +210,33 @@ def break_numbers() -> None:
     StreamClient.append = bare  # type: ignore[method-assign]
 
 
-BROKEN = {"buffer": break_buffer, "checkpoint": break_checkpoint, "numbers": break_numbers}
+def break_doubt() -> None:
+    """An answer 204, "have it already", is believed."""
+    append = StreamClient.append
+
+    async def trusting(self: StreamClient, body: bytes, **options: Any) -> Any:
+        return replace(await append(self, body, **options), duplicate=False)
+
+    StreamClient.append = trusting  # type: ignore[method-assign]
+
+
+def break_healing() -> None:
+    """The history is read anew, and nothing is given back."""
+    end_heal = LocalDocument.end_heal
+
+    def taking(self: LocalDocument, scratch: Any) -> Any:
+        return end_heal(self, self.doc)
+
+    LocalDocument.end_heal = taking  # type: ignore[method-assign]
+
+
+BROKEN = {
+    "buffer": break_buffer,
+    "checkpoint": break_checkpoint,
+    "numbers": break_numbers,
+    "doubt": break_doubt,
+    "healing": break_healing,
+}
 
 
 if __name__ == "__main__":
