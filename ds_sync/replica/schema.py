@@ -23,8 +23,8 @@ _QUICK_CHECK_BELOW: Final = 32 * 1024 * 1024
 def check_file(path: Path) -> None:
     """Return if `path` holds a replica that is whole, or nothing yet, and touch neither it nor its write-ahead log.
 
-    Raises CorruptFileError for a file that is not ours or is damaged, NewerFileError for a newer one, StoreError for one that can't be
-    read, and sqlite3.DatabaseError for one that SQLite can't read.
+    Raises CorruptFileError for a file that is not ours or is damaged, NewerFileError for a newer one, StoreError for one that may not
+    be read or written, and sqlite3.DatabaseError for one that SQLite can't read.
     """
     head = _read_head(path)
     if not head:
@@ -32,6 +32,8 @@ def check_file(path: Path) -> None:
             # SQLite would take the log for a leftover and delete it.
             raise CorruptFileError(f"{path} is empty or gone, but {path}-wal beside it is not: edits may stand there and nowhere else")
         return
+    if not any(head) and _size(path, "-journal"):
+        return  # its making was cut short before the first page was written: SQLite undoes the rest
     if len(head) < 100 or not head.startswith(_MAGIC):
         raise CorruptFileError(f"{path} is not a SQLite file")
     if int.from_bytes(head[68:72], "big") != APPLICATION_ID:
@@ -53,12 +55,13 @@ def check_file(path: Path) -> None:
 
 def _read_head(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        # For writing, too, though nothing is written here: SQLite would open a file that may only be read, and fail at the first edit.
+        with path.open("r+b") as file:
             return file.read(100)
     except FileNotFoundError:
         return b""
     except OSError as error:
-        raise StoreError(f"{path} can't be read: {error.strerror}") from error
+        raise StoreError(f"{path} can't be opened: {error.strerror}") from error
 
 
 def _size(path: Path, suffix: str = "") -> int:
@@ -91,6 +94,3 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA fullfsync=1")  # where fsync alone leaves the bytes in the drive (macOS)
     connection.execute("PRAGMA checkpoint_fullfsync=1")
-    # SQLite opens what it may not write for reading: say so now, not at the first edit.
-    connection.execute("BEGIN IMMEDIATE")
-    connection.execute("ROLLBACK")
