@@ -30,6 +30,7 @@ class Child:
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
         )
+        self._killed = False
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -40,8 +41,8 @@ class Child:
         return self._process.poll() is None
 
     def reports(self) -> list[dict[str, Any]]:
-        """Return what it wrote since the last call. Raises ChildError if it ended by itself with a failure."""
-        failed = self._process.poll() not in (None, 0)
+        """Return what it wrote since the last call. Raises ChildError if it ended with a failure, and not by `kill`."""
+        failed = not self._killed and self._process.poll() not in (None, 0)
         found = []
         while True:
             try:
@@ -61,8 +62,8 @@ class Child:
         except queue.Empty:
             raise ChildError(f"{self.name} said nothing for {timeout:g} s: {self.complaint()}") from None
 
-    def ask(self, request: dict[str, Any], timeout: float = START_SECONDS) -> dict[str, Any]:
-        """Send one JSON line and return the one that answers it."""
+    def tell(self, request: dict[str, Any]) -> None:
+        """Send one JSON line. Raises ChildError if the process is gone."""
         if self._process.stdin is None:
             raise AssertionError("stdin is a pipe")
         try:
@@ -70,6 +71,10 @@ class Child:
             self._process.stdin.flush()
         except BrokenPipeError:
             raise ChildError(f"{self.name} is gone: {self.complaint()}") from None
+
+    def ask(self, request: dict[str, Any], timeout: float = START_SECONDS) -> dict[str, Any]:
+        """Send one JSON line and return the one that answers it."""
+        self.tell(request)
         answer: dict[str, Any] = json.loads(self.next_line(timeout))
         return answer
 
@@ -81,6 +86,7 @@ class Child:
 
     def kill(self) -> None:
         """SIGKILL, and read to the end what it had written."""
+        self._killed = True
         self._process.kill()
         self._process.wait()
         self._reader.join()

@@ -54,6 +54,8 @@ class Session:
     crdt: str
     kills: int
     killed: int = 0
+    counted_in_part: bool = False
+    """Whether a process was killed that kept count."""
     seconds: float = 0.0
     exact: dict[str, bool] = field(default_factory=lambda: {"typist": False, "follower": False, "fresh reader": False})
     totals: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTERS, 0))
@@ -88,14 +90,17 @@ class Session:
         from rich.console import Console
         from rich.table import Table
 
-        table = Table(title=self.file.name)
+        # What a process counted after its last report died with it.
+        least = "≥" if self.counted_in_part else ""
+        title = f"{self.file.name}\n≥: at least, as far as the killed had reported" if least else self.file.name
+        table = Table(title=title, padding=(0, 0, 0, 1))
         values: dict[str, int | str] = {
             "edits": self.trace.edits,
-            "batches": self.totals["batches"],
-            "bytes": self.totals["bytes_sent"],
+            "batches": f"{least}{self.totals['batches']:,}",
+            "bytes": f"{least}{self.totals['bytes_sent']:,}",
             "kills": self.killed,
-            "retries": self.totals["retries"],
-            "duplicates": self.totals["duplicates"],
+            "retries": f"{least}{self.totals['retries']:,}",
+            "duplicates": f"{least}{self.totals['duplicates']:,}",
             "seconds": f"{self.seconds:.1f}",
             "exact": "yes" if all(self.exact.values()) else "NO",
         }
@@ -118,6 +123,8 @@ class Session:
         file = self.folder / f"{role.replace(' ', '-')}.db"
         arguments = (task, str(file), self.url, self._name, self.crdt, str(self.file))
         self._children[role] = Child(f"the {role}", "ds_sync.cli.replay_process", *arguments)
+        if role == "typist":
+            self._give_leave()
 
     def _watch(self, roles: tuple[str, ...], show: Any) -> None:
         done: set[str] = set()
@@ -141,9 +148,11 @@ class Session:
         child = self._children[role]
         ended = not child.alive
         for report in child.reports():
-            self._last[role] = report
-            self._furthest[role] = max(self._furthest.get(role, 0), report["typed"])
-            show(role, report["typed"])
+            last = self._last.setdefault(role, {})
+            last.update(report)
+            if "typed" in report:
+                self._furthest[role] = max(self._furthest.get(role, 0), report["typed"])
+                show(role, report["typed"])
             if report.get("done"):
                 self.exact[role] = report["exact"]
                 self._settle(role)
@@ -158,16 +167,21 @@ class Session:
             self.totals[name] += int(self._last.get(role, {}).get(name, 0))
         self._last.pop(role, None)
 
+    def _place(self, kill: int) -> int:
+        """Return at which transaction kill number `kill` (from 1) is due: N places, evenly spread."""
+        return len(self.trace.transactions) * kill // (self.kills + 1)
+
+    def _give_leave(self) -> None:
+        """Let the typist go on to the place after the next kill's, and to the end when there is none to come."""
+        total = len(self.trace.transactions)
+        until = total if self.killed >= self.kills else min(self._place(self.killed + 2), total - 1)
+        self._children["typist"].tell({"until": until})
+
     def _kill_if_due(self, done: set[str]) -> None:
-        """Kill the next in turn when the typist has passed the next of N evenly spread places."""
-        typed = len(self.trace.transactions) if "typist" in done else int(self._last.get("typist", {}).get("typed", 0))
-        if self.killed >= self.kills or typed < len(self.trace.transactions) * (self.killed + 1) / (self.kills + 1):
+        """Kill the next in turn when the typist has passed the next of N places."""
+        if self.killed >= self.kills or self._last.get("typist", {}).get("typed", 0) < self._place(self.killed + 1):
             return
-        victims = [role for role in ("typist", "follower") if role not in done]
-        if self._server is not None:
-            victims.append("server")
-        if not victims:
-            return
+        victims = [role for role in ("typist", "follower", "server") if role not in done and (role != "server" or self._server)]
         victim = victims[self.killed % len(victims)]
         self.killed += 1
         if victim == "server" and self._server is not None:
@@ -175,5 +189,10 @@ class Session:
             self._server.start()
         else:
             self._children[victim].close()
+            self.counted_in_part = True
+            for report in self._children[victim].reports():
+                self._last.setdefault(victim, {}).update(report)
             self._settle(victim)
             self._start(victim)
+        if victim != "typist":
+            self._give_leave()

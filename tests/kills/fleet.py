@@ -357,7 +357,7 @@ class Fleet:
                 check_everywhere(f"{name}, {document}", parse_tokens(text), self.witnesses(document))
             check_equal({**texts, "the raw stream": rebuild(payloads)})
             if once:
-                check_frames(document, payloads)
+                check_frames(document, payloads, len(self.replicas))
 
     def read_raw(self, document: str) -> bytes:
         """Return the bytes of a document's stream, by nothing but HTTP."""

@@ -49,6 +49,8 @@ def test_texts_have_to_be_equal_and_frames_single() -> None:
     check_equal({"one": "a;b;", "two": "a;b;"})
     with pytest.raises(Loss, match="differ"):
         check_equal({"one": "a;b;", "two": "b;a;"})
-    check_frames("it", [b"1", b"2"])
+    check_frames("it", [b"1", b"2", b"\0", b"\0"], writers=2)
     with pytest.raises(Loss, match="twice"):
-        check_frames("it", [b"1", b"2", b"1"])
+        check_frames("it", [b"1", b"2", b"1"], writers=2)
+    with pytest.raises(Loss, match="twice"):
+        check_frames("it", [b"\0", b"\0", b"\0"], writers=2)
