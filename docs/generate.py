@@ -105,6 +105,12 @@ def list_append_failures() -> str:
     return _table(("the append failed with", "which is", "verdict"), rows) + "\n" + _words(plan.Answer, ANSWER_WORDS)
 
 
+def list_other_failures() -> str:
+    """Return what each failure of the remaining requests leads to, in the order in which they are tried."""
+    rows = [(f"`{kind.__name__}`", _summary(kind), f"**{verdict.name}**") for kind, verdict in plan.OTHER_FAILURES]
+    return _table(("the request failed with", "which is", "verdict"), rows)
+
+
 def list_tail_failures() -> str:
     """Return what each failure of a read leads to, in the order in which they are tried."""
     rows = [(f"`{kind.__name__}`", _summary(kind), f"**{verdict.name}**") for kind, verdict in plan.TAIL_FAILURES]
@@ -175,6 +181,7 @@ PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "following-modes": draw_modes,
     "following-states": draw_states,
     "hello": show_hello,
+    "other-failures": list_other_failures,
     "tail-failures": list_tail_failures,
 }
 
