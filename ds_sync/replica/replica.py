@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 from ds_sync.client.credentials import Credentials, Value
 from ds_sync.client.stream import StreamClient
 from ds_sync.client.transport import HttpTransport, Transport
-from ds_sync.crdt import load_adapter
+from ds_sync.crdt import CrdtAdapter, load_adapter
 from ds_sync.environment import Environment
 from ds_sync.exceptions import ClosedError, DsSyncError, StoreError
 from ds_sync.replica.document import Document
@@ -93,6 +93,7 @@ class Replica:
         self._environment = environment or Environment()
         self._tuning = tuning or Tuning()
         self._store: LocalStore | None = None
+        self._adapters: dict[str, CrdtAdapter] = {}
         self._documents: dict[DocumentKey, Document] = {}
         self._online: str | None = None
         self._switching = asyncio.Lock()
@@ -145,7 +146,10 @@ class Replica:
     def _open(self, key: DocumentKey) -> Document:
         if key in self._documents:
             return self._documents[key]
-        local = LocalDocument(self._require_store(), load_adapter(key.crdt), key, self._environment, self._tuning)
+        store = self._require_store()
+        if key.crdt not in self._adapters:  # looking through all installed packages takes as long as the rest of opening
+            self._adapters[key.crdt] = load_adapter(key.crdt)
+        local = LocalDocument(store, self._adapters[key.crdt], key, self._environment, self._tuning)
         document = Document(local, lambda: self._forget(key))
         self._documents[key] = document
         return document

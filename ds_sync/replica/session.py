@@ -48,11 +48,8 @@ class Session:
         self._tail: tuple[str, DsSyncError | None] = ("connecting", None)
         self._push: tuple[str, DsSyncError | None] | None = None
         self.proven = 0
-        """The newest request for proof that the tail has answered: everything that stood in the stream when it was made has been
-        received.
-        """
-        self._client = client
-        self._server = server
+        """The newest request for proof that was answered: what stood in the stream when it was made has been received."""
+        self._client, self._server = client, server
         self._environment = local.environment
         self._tail_backoff = Backoff(RETRY, self._environment.random)
         self._push_backoff = Backoff(RETRY, self._environment.random)
@@ -66,8 +63,7 @@ class Session:
         self._turns = 0
         self._max_batch = local.tuning.max_batch
         self._scratch: Any = None
-        self._heal_proof = 0
-        self._heal_wanted = False
+        self._heal_proof, self._heal_wanted = 0, False
 
     @property
     def state(self) -> str:
@@ -92,6 +88,7 @@ class Session:
             try:
                 await self._arrive()
                 self.arrived = True
+                self.local.changed.notify()
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._run_tail())
                     group.create_task(self._run_push())
