@@ -33,6 +33,19 @@ def test_nothing_is_lost_and_nothing_stands_twice(tmp_path: Path, seed: int, rou
     play(tmp_path, seed, rounds)
 
 
+@pytest.mark.parametrize("statement", [0, 1, 9], ids=["before", "inside", "after"])
+@pytest.mark.parametrize("method", ["enqueue", "seal", "settle", "advance", "compact"])
+def test_a_replica_dies_at_the_very_statement(tmp_path: Path, method: str, statement: int) -> None:
+    with Fleet(tmp_path, 7) as fleet:
+        fleet.start_server()
+        fleet.start_replica("ada", die=[method, 1, statement])
+        process = fleet.replicas["ada"]
+        fleet.wait(lambda: process.dead, process)
+        fleet.start_replica("ada", roam=False)
+        fleet.wait_opened("ada")
+        fleet.check_opened("ada")
+
+
 @pytest.mark.parametrize(
     ("broken", "finding"),
     [("buffer", "reopened.* lost"), ("checkpoint", "lost|differ"), ("numbers", "stand in the stream twice"), ("commit", "the dead server")],
