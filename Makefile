@@ -5,8 +5,9 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 VENV := .venv
 BIN := $(VENV)/bin
 ROUNDS ?= 50
+SEEDS ?= 2000
 
-.PHONY: demo test check kills install clean
+.PHONY: demo test check kills simulate install clean
 
 demo: install
 	$(BIN)/ds-sync demo
@@ -21,6 +22,9 @@ check: install
 
 kills: install
 	$(BIN)/python -m pytest tests/kills --rounds $(ROUNDS)
+
+simulate: install
+	$(BIN)/python -m ds_sync.testing.simulator --seeds $(SEEDS) --jobs $$($(BIN)/python -c 'import os; print(os.cpu_count() or 1)')
 
 install: $(VENV)/.installed
 

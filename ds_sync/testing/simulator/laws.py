@@ -1,0 +1,163 @@
+"""What must hold, at every moment and at the end. Each law has a name; a run that breaks one says which."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ds_sync.crdt import CrdtAdapter
+from ds_sync.protocol.framing import parse_frames
+from ds_sync.protocol.offsets import BEGINNING
+from ds_sync.replica.records import DocumentRecord
+from ds_sync.testing.simulator.ledger import Ledger
+from ds_sync.testing.simulator.subjects import Subject
+from ds_sync.testing.simulator.trace import Trace
+
+if TYPE_CHECKING:
+    from ds_sync.testing.simulator.device import Device, SimulatedStore
+    from ds_sync.testing.simulator.network import Network
+
+
+class Laws:
+    """The judge of one run."""
+
+    def __init__(self, subject: Subject, adapter: CrdtAdapter, ledger: Ledger, trace: Trace, *, rows_as_they_are: bool) -> None:
+        """`rows_as_they_are`: batches are merged from the outbox's rows; taken from the live document they may repeat what others made."""
+        self.rows_as_they_are = rows_as_they_are
+        self.subject = subject
+        self.adapter = adapter
+        """Not a replica's: what is checked is checked with plain documents."""
+        self.ledger = ledger
+        self.trace = trace
+        self.rewritten = False
+        """The history on the server was set back, or deleted: healing and duplicates have a cause."""
+        self.copied = False
+        """A replica's file was copied: two devices use the numbers of one producer."""
+        self.healed = False
+        self.deleted = False
+
+    # While it runs
+
+    def before(self, store: SimulatedStore, name: str, args: Sequence[Any]) -> DocumentRecord | None:
+        """Return the record of the document that a call of the store will change, if the call is one to look at."""
+        if name == "begin_heal":
+            self.healed = True
+            if not (self.rewritten or self.copied):
+                self.trace.accuse("no healing without a cause", f"{store.process.name} heals, and nobody touched the history")
+        return _record(store, args[0]) if name in ("advance", "compact", "settle") else None
+
+    def after(self, store: SimulatedStore, name: str, args: Sequence[Any], before: DocumentRecord) -> None:
+        """Check what a call of the store has made of the file."""
+        now = _record(store, args[0])
+        if now.checkpoint != before.checkpoint:
+            chain = self.ledger.chain(now.checkpoint)
+            known = before.checkpoint != BEGINNING and self.ledger.chain(before.checkpoint)
+            if known and before.checkpoint not in chain:
+                jump = f"went on from {before.checkpoint} to {now.checkpoint}, of another history"
+                self.trace.accuse("a divergence is noticed", f"{store.process.name} {jump}")
+        self.check_checkpoint(store, now)
+
+    def check_checkpoint(self, store: SimulatedStore, record: DocumentRecord) -> None:
+        """The checkpoint is never ahead of the data in the file."""
+        stored = self._stored(store, record)
+        if self.adapter.apply(stored, self.ledger.frames(record.checkpoint)):
+            self.trace.accuse(
+                "the checkpoint is not ahead of the data", f"{store.process.name} lacks something that stands before {record.checkpoint}"
+            )
+
+    def check_edits(self, device: Device, when: str) -> None:
+        """Every edit that returned is in the document and in the file; the checkpoint is not ahead."""
+        if device.document is None:
+            raise AssertionError("no document")
+        store = device.store
+        with store.looking():
+            for record in store.documents():
+                self.check_checkpoint(store, record)
+                if self.adapter.apply(self._stored(store, record), device.returned):
+                    self.trace.accuse("an edit that returned is in the file", f"{device.name} lost one {when}")
+        if self._lacks(device.document.doc, device.returned):
+            self.trace.accuse("an edit that returned is in the document", f"{device.name} lost one {when}")
+
+    # At the end
+
+    def check_end(self, devices: Sequence[Device], network: Network, tail: str | None, acknowledged: Sequence[bytes]) -> None:
+        """`tail`: of the stream, if there is one. `acknowledged`: updates of others than the replicas, which the server has."""
+        following = []
+        for device in devices:
+            self.check_edits(device, "in the end")
+            if self._follows(device, tail):
+                following.append(device)
+        stream = [] if tail is None else self.ledger.frames(tail)
+        plain = self._document(stream)
+        must = [update for device in following for update in device.returned]
+        if tail is not None and following and self.adapter.apply(self._document(stream), must):
+            self.trace.accuse("an edit that returned is in the stream", "one is not")
+        if not self.rewritten and self.adapter.apply(self._document(stream), acknowledged):
+            self.trace.accuse("what was acknowledged is in the stream", "something is not")
+        for device in following:
+            doc = device.document and device.document.doc
+            if self._lacks(doc, must):
+                self.trace.accuse("an edit that returned is in every replica", f"{device.name} lacks one")
+            if self.adapter.apply(self._document([self.adapter.snapshot(doc)]), stream):
+                self.trace.accuse("a replica has what the stream has", f"{device.name} lacks something")
+            if self.adapter.apply(self._document(stream), [self.adapter.snapshot(doc)]):
+                self.trace.accuse("the stream has what a replica has", f"it lacks something that {device.name} has")
+            if self.subject.content(doc) != self.subject.content(plain):
+                self.trace.accuse(
+                    "replicas equal a plain document", f"{device.name}: {self.subject.content(doc)!r}, not {self.subject.content(plain)!r}"
+                )
+            with device.store.looking():
+                stored = self._stored(device.store, _record(device.store, 1))
+            if self.subject.content(stored) != self.subject.content(doc):
+                self.trace.accuse("the file holds the document", f"{device.name}: {self.subject.content(stored)!r} is stored")
+        self._check_once(stream, network)
+
+    def _follows(self, device: Device, tail: str | None) -> bool:
+        if device.document is None:
+            raise AssertionError("no document")
+        status = device.document.status
+        if status.state in ("diverged", "deleted"):
+            if not self.deleted:
+                self.trace.accuse("nothing is reported without a cause", f"{device.name} says {status.state}")
+            return False
+        if status.state != "live" or status.unsaved or status.unsent or status.sent:
+            self.trace.accuse("everything is synced in the end", f"{device.name}: {status}")
+        with device.store.looking():
+            record = _record(device.store, 1)
+        if record.checkpoint != tail:
+            self.trace.accuse("a replica stands at the tail in the end", f"{device.name} is at {record.checkpoint}, the tail is {tail}")
+        return True
+
+    def _check_once(self, stream: Sequence[bytes], network: Network) -> None:
+        """A payload stands as often as replicas wanted it there, and once more for each that arrived under a number given up."""
+        counted = Counter(stream)
+        for body, senders in network.senders.items():
+            (payload,) = parse_frames(body).payloads
+            if counted[payload] > len(senders) + network.late.get(body, 0):
+                self.trace.accuse("each batch stands once", f"{payload!r} stands {counted[payload]} times")
+        if self.rows_as_they_are and not (self.rewritten or self.healed or self.copied or network.late):
+            edits = Counter(edit for payload in stream for edit in self.subject.count_edits(payload))
+            for edit, times in edits.items():
+                if times > 1:
+                    self.trace.accuse("each edit stands once", f"{edit} stands {times} times")
+
+    # Documents
+
+    def _document(self, updates: Sequence[bytes]) -> Any:
+        doc = self.adapter.new()
+        self.adapter.apply(doc, updates)
+        return doc
+
+    def _lacks(self, doc: Any, updates: Sequence[bytes]) -> bool:
+        return self.adapter.apply(self._document([self.adapter.snapshot(doc)]), updates)
+
+    def _stored(self, store: SimulatedStore, record: DocumentRecord) -> Any:
+        with store.looking():
+            content = store.load(record.id)
+        return self._document([*([content.snapshot] if content.snapshot is not None else []), *content.updates])
+
+
+def _record(store: SimulatedStore, document: int) -> DocumentRecord:
+    with store.looking():
+        return next(record for record in store.documents() if record.id == document)

@@ -1,0 +1,68 @@
+"""Everything that any life of any server ever appended, by offset: offsets prove their history, so the chain behind one is unique."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import TypeVar
+
+from ds_sync.protocol.decisions import Decision, StreamView
+from ds_sync.protocol.framing import parse_frames
+from ds_sync.protocol.history import Place
+from ds_sync.server.engines.base import Decide, Run, StorageEngine
+
+R = TypeVar("R")
+
+
+class Ledger:
+    """Offsets, each with the one before it and the record between them."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, tuple[str, bytes]] = {}
+
+    def note(self, before: str, after: str, record: bytes) -> None:
+        """Write down a record. It need not have become durable: nobody can be given its offset before it is."""
+        self._entries[after] = (before, record)
+
+    def chain(self, offset: str) -> list[str]:
+        """Return the offsets from the stream's beginning up to `offset`, without the beginning itself."""
+        found = []
+        while (entry := self._entries.get(offset)) is not None:
+            found.append(offset)
+            offset = entry[0]
+        return found[::-1]
+
+    def frames(self, offset: str) -> list[bytes]:
+        """Return the payloads of everything that stands before `offset`."""
+        return [payload for place in self.chain(offset) for payload in parse_frames(self._entries[place][1]).payloads]
+
+
+class ObservedEngine:
+    """A StorageEngine that tells the ledger what it decides."""
+
+    def __init__(self, engine: StorageEngine, ledger: Ledger) -> None:
+        self.engine = engine
+        self.durable = engine.durable
+        self._ledger = ledger
+
+    async def transact(self, paths: Sequence[str], decide: Decide[R], *, producer: str | None = None) -> R:
+        def decide_and_note(views: Sequence[StreamView]) -> Decision[R]:
+            decision = decide(views)
+            for view, change in zip(views, decision.changes, strict=True):
+                if change is not None and change.record is not None:
+                    before = "" if change.fresh or view.state is None else str(view.state.tail)
+                    self._ledger.note(before, change.state.tail, change.record)
+            return decision
+
+        return await self.engine.transact(paths, decide_and_note, producer=producer)
+
+    async def read(self, path: str, after: Place | None, limit: int) -> Run:
+        return await self.engine.read(path, after, limit)
+
+    async def list(self, glob: str) -> list[str]:
+        return await self.engine.list(glob)
+
+    def watch(self, watcher: Callable[[Collection[str]], None]) -> Callable[[], None]:
+        return self.engine.watch(watcher)
+
+    async def aclose(self) -> None:
+        await self.engine.aclose()

@@ -1,0 +1,286 @@
+"""A network with weather between the replicas and the server: `ds_sync.client.transport.Transport`, without sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
+
+from ds_sync.client.transport import Response
+from ds_sync.exceptions import ClosedError, DsSyncError, TransportError, TransportTimeoutError
+from ds_sync.testing.simulator.process import Process, ProcessDiedError
+from ds_sync.testing.simulator.server import Call, Server
+from ds_sync.testing.simulator.trace import Trace
+
+REFUSALS = {401: b"", 413: b"", 429: b"", 500: b"", 503: b""}
+
+
+@dataclass(frozen=True, slots=True)
+class Weather:
+    """How likely is what, for each request; the rest goes well. `latency`: the mean, in seconds, one way."""
+
+    latency: float = 0.02
+    drop: float = 0.0
+    """It never arrives."""
+    lose_answer: float = 0.0
+    """The server acts, and nobody hears of it."""
+    late: float = 0.0
+    """It arrives when its sender has given up on it long ago."""
+    duplicate: float = 0.0
+    """It arrives twice; a proxy does that."""
+    truncate: float = 0.0
+    """The answer is cut off in the middle."""
+    refuse: float = 0.0
+    """Something on the way refuses it: 401, 413, 429, 500 or 503."""
+    gateway: float = 0.0
+    """The server acts, and something on the way answers 502."""
+    lie: float = 0.0
+    """Something on the way answers an append with 204, and the server never hears of it."""
+
+    def calmed(self) -> Weather:
+        """Return the same without faults."""
+        return Weather(latency=self.latency)
+
+
+FAULTS = ("drop", "lose_answer", "late", "duplicate", "truncate", "refuse", "gateway", "lie")
+
+
+class Network:
+    """Carries requests to one server, and draws what becomes of each."""
+
+    def __init__(self, server: Server, weather: Weather, random: random.Random, trace: Trace) -> None:
+        self.server = server
+        self.weather = weather
+        self.random = random
+        self.trace = trace
+        self.apart: set[str] = set()
+        """The machines that can't reach the server."""
+        self.bodies: dict[tuple[str, str, str], bytes] = {}
+        """What went out under each producer stamp."""
+        self.copied: set[str] = set()
+        """The producers that more than one replica has, because a file was copied."""
+        self.stamps: dict[tuple[str, bytes], tuple[str, str, str]] = {}
+        """By machine and body: the stamp it goes out under now."""
+        self.senders: dict[bytes, set[str]] = {}
+        self.late: dict[bytes, int] = {}
+        """Bodies that arrived under a stamp that their sender had given up."""
+
+    def calm(self) -> None:
+        """End all faults."""
+        self.weather = self.weather.calmed()
+        self.apart.clear()
+
+    def draw(self, method: str) -> str:
+        """Return what becomes of a request."""
+        chance = self.random.random()
+        for fault in FAULTS:
+            chance -= getattr(self.weather, fault)
+            if chance < 0:
+                return "" if fault == "lie" and method != "POST" else fault
+        return ""
+
+    def latency(self) -> float:
+        """Return how long a packet takes, in seconds; packets overtake each other."""
+        return self.random.expovariate(1.0 / self.weather.latency)
+
+    def send(self, sender: str, method: str, headers: Mapping[str, str], body: bytes) -> None:
+        """Write down what a machine sends. The same number never stands for two different bodies."""
+        stamp = _stamp(headers)
+        if method != "POST" or stamp is None:
+            return
+        before = self.bodies.setdefault(stamp, body)
+        if before != body and stamp[0] not in self.copied:
+            self.trace.accuse("one number, one body", f"{sender} sends {body!r} as {stamp}, which was {before!r}")
+        self.stamps[sender, body] = stamp
+        self.senders.setdefault(body, set()).add(sender)
+
+    def deliver(self, sender: str, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Call:
+        """Bring a request to the server. Raises TransportError if it can't be reached."""
+        if sender in self.apart:
+            raise TransportError("no connection")
+        stamp = _stamp(headers)
+        if method == "POST" and stamp is not None and self.stamps.get((sender, body)) != stamp:
+            self.late[body] = self.late.get(body, 0) + 1
+        return self.server.open(method, url, headers, body)
+
+
+class SimulatedTransport:
+    """One process's access to the network."""
+
+    def __init__(self, process: Process, network: Network) -> None:
+        self._process = process
+        self._network = network
+        self._closed = False
+
+    async def request(self, method: str, url: str, *, headers: Mapping[str, str], body: bytes = b"", timeout: float | None) -> Response:
+        network, name = self._network, self._process.name
+        fate = self._begin(method, url, headers, body)
+        await asyncio.sleep(network.latency())
+        try:
+            answer = await self._exchange(fate, method, url, headers, body, timeout)
+        except DsSyncError as error:
+            network.trace.note(name, f"  {method} {_short(url)}: {error}{f' [{fate}]' if fate else ''}")
+            raise
+        stamp = _stamp(headers)
+        number = f" as {stamp[0][:4]}/{stamp[2]}" if stamp else ""
+        network.trace.note(name, f"  {method} {_short(url)}{number}: {answer.status}{f' [{fate}]' if fate else ''}")
+        self._process.step(f"with an answer to {method}")
+        return answer
+
+    async def _exchange(self, fate: str, method: str, url: str, headers: Mapping[str, str], body: bytes, timeout: float | None) -> Response:
+        network, name = self._network, self._process.name
+        if fate == "drop":
+            raise await self._nothing(timeout)
+        if fate == "late":
+            asyncio.get_running_loop().call_later(network.random.uniform(0.1, 60.0), self._deliver_late, method, url, headers, body)
+            raise await self._nothing(timeout)
+        if fate == "refuse":
+            status = network.random.choice((401, 413, 429, 500, 503))
+            return Response(status, {"retry-after": "1"} if status in (429, 503) else {})
+        if fate == "lie":
+            return Response(204, {"stream-next-offset": "0000000000000001_0000000000000001"})
+        call = network.deliver(name, method, url, headers, body)
+        try:
+            if fate == "duplicate":
+                asyncio.get_running_loop().call_later(network.random.uniform(0.0, 20.0), self._deliver_late, method, url, headers, body)
+            try:
+                async with asyncio.timeout(timeout):
+                    while not call.ended and not call.cut:
+                        await call.wait()
+            except TimeoutError:
+                raise TransportTimeoutError("no answer in time") from None
+        finally:
+            call.hang_up()
+        await asyncio.sleep(network.latency())
+        if not call.ended:
+            raise TransportError("the connection was lost")
+        if fate == "lose_answer" or name in network.apart:
+            raise await self._nothing(timeout)
+        if fate == "truncate":
+            raise TransportError("the connection was cut off in the middle of an answer")
+        if fate == "gateway":
+            return Response(502, {})
+        return Response(call.status, call.headers, b"".join(call.chunks))
+
+    def stream(
+        self, method: str, url: str, *, headers: Mapping[str, str], timeout: float | None
+    ) -> AbstractAsyncContextManager[_Streaming]:
+        return self._open(method, url, headers, timeout)
+
+    async def aclose(self) -> None:
+        self._closed = True
+
+    @asynccontextmanager
+    async def _open(self, method: str, url: str, headers: Mapping[str, str], timeout: float | None) -> AsyncIterator[_Streaming]:
+        network, name = self._network, self._process.name
+        fate = self._begin(method, url, headers, b"")
+        await asyncio.sleep(network.latency())
+        if fate in ("drop", "late", "lose_answer"):
+            error = await self._nothing(timeout)
+            network.trace.note(name, f"  {method} {_short(url)}: {error} [{fate}]")
+            raise error
+        if fate in ("refuse", "gateway"):
+            call = Call(b"")
+            call.status, call.ended = network.random.choice((401, 429, 500, 502, 503)), True
+        else:
+            call = network.deliver(name, method, url, headers, b"")
+        try:
+            while not call.status and not call.cut:
+                await call.wait()
+            await asyncio.sleep(network.latency())
+            if not call.status:
+                raise TransportError("the connection was lost")
+            network.trace.note(name, f"  {method} {_short(url)}: {call.status}{f' [{fate}]' if fate else ''}")
+            cut = network.random.randint(0, 400) if fate == "truncate" else None
+            yield _Streaming(call, network, self._process, timeout, cut)
+        finally:
+            call.hang_up()
+
+    def _begin(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> str:
+        if self._process.dead:
+            raise ProcessDiedError(self._process.name)
+        if self._closed:
+            raise ClosedError("the transport is closed")
+        self._network.send(self._process.name, method, headers, body)
+        return self._network.draw(method)
+
+    async def _nothing(self, timeout: float | None) -> TransportError:
+        """Wait as one does to whom nobody answers; return the error."""
+        if timeout is None or self._network.random.random() < 0.5:
+            await asyncio.sleep(self._network.latency())
+            return TransportError("the connection was reset")
+        await asyncio.sleep(timeout)
+        return TransportTimeoutError("no answer in time")
+
+    def _deliver_late(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> None:
+        try:
+            self._network.deliver(self._process.name, method, url, headers, body)
+            self._network.trace.note(self._process.name, f"  {method} {_short(url)} arrives late, or again")
+        except TransportError as error:
+            self._network.trace.note(self._process.name, f"  {method} {_short(url)} would arrive late: {error}")
+
+
+class _Streaming:
+    """An answer on its way. After `cut` bytes of it (None: never) the connection is lost."""
+
+    def __init__(self, call: Call, network: Network, process: Process, timeout: float | None, cut: int | None) -> None:
+        self.status = call.status
+        self.headers: Mapping[str, str] = call.headers
+        self._call = call
+        self._network = network
+        self._process = process
+        self._timeout = timeout
+        self._left = cut
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        call, network = self._call, self._network
+        while True:
+            while call.chunks:
+                await asyncio.sleep(network.latency())
+                if self._process.name in network.apart:
+                    await asyncio.sleep(self._timeout or 0.0)
+                    raise TransportTimeoutError("no answer in time")
+                yield self._take()
+                self._process.step("with a piece of a live answer")
+            if call.ended:
+                return
+            if call.cut:
+                raise TransportError("the connection was lost")
+            try:
+                async with asyncio.timeout(self._timeout):
+                    await call.wait()
+            except TimeoutError:
+                raise TransportTimeoutError("no answer in time") from None
+
+    def _take(self) -> bytes:
+        """Return the next piece: packets know nothing of the chunks they carry."""
+        chunk = self._call.chunks.pop(0)
+        if len(chunk) > 1 and self._network.random.random() < 0.2:
+            at = self._network.random.randrange(1, len(chunk))
+            self._call.chunks.insert(0, chunk[at:])
+            chunk = chunk[:at]
+        if self._left is not None:
+            chunk, self._left = chunk[: self._left], self._left - len(chunk)
+            if self._left <= 0:
+                self._call.chunks.clear()
+                self._call.ended, self._call.cut = False, True
+        return chunk
+
+
+def _stamp(headers: Mapping[str, str]) -> tuple[str, str, str] | None:
+    name = headers.get("producer-id")
+    return None if name is None else (name, headers["producer-epoch"], headers["producer-seq"])
+
+
+def _short(url: str) -> str:
+    return "/" + url.rpartition("/")[2]
+
+
+def draw_weather(random: random.Random) -> Weather:
+    """Return the weather of one run: some of the faults, each at its own rate, so that runs differ in kind."""
+    if random.random() < 0.15:
+        return Weather(latency=random.choice((0.001, 0.02, 0.3)))
+    faults = {fault: random.choice((0.0, 0.0, 0.02, 0.1)) for fault in FAULTS}
+    return replace(Weather(latency=random.choice((0.001, 0.02, 0.3))), **faults)

@@ -1,0 +1,98 @@
+"""A simulated process, its death, and what a death leaves of a SQLite file."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ds_sync.testing.simulator.loop import OWNER
+from ds_sync.testing.simulator.trace import Trace
+
+T = TypeVar("T")
+
+
+class ProcessDiedError(BaseException):
+    """Not an Exception: a program can't catch its own death."""
+
+
+class Process:
+    """Runs tasks that end together. `step` is called wherever the process could die; a fuse says at which call it does."""
+
+    def __init__(self, name: str, path: Path, trace: Trace) -> None:
+        self.name = name
+        self.path = path
+        self.trace = trace
+        self.tasks: list[asyncio.Task[Any]] = []
+        self.dead = False
+        self.fuse: int | None = None
+        """Calls of `step` until death."""
+        self.image: Image | None = None
+        """What death left of the file."""
+        self.on_death: Callable[[], None] = lambda: None
+        self.buried: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._context = contextvars.copy_context()
+        self._context.run(OWNER.set, self)
+
+    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run `work` inside the process."""
+        return asyncio.get_running_loop().create_task(work, context=self._context)
+
+    def run(self, call: Callable[[], T]) -> T:
+        """Call `call` inside the process, now."""
+        return self._context.copy().run(call)
+
+    def step(self, where: str) -> None:
+        """Die here, if it is time to. Raises ProcessDiedError, now and ever after."""
+        if self.dead:
+            raise ProcessDiedError(self.name)
+        if self.fuse is not None:
+            self.fuse -= 1
+            if self.fuse < 0:
+                self.die(where)
+                raise ProcessDiedError(self.name)
+
+    def die(self, where: str) -> None:
+        """End the process as SIGKILL does: what it had under way is not finished."""
+        if not self.dead:
+            self.dead = True
+            self.image = Image.take(self.path)
+            self.trace.note(self.name, f"dies: {where}")
+            self.on_death()
+            asyncio.get_running_loop().call_soon(self._bury)
+
+    def _bury(self) -> None:
+        for task in self.tasks:
+            if not task.done():
+                task.cancel()
+        self.tasks.clear()
+        self.buried.set_result(None)
+
+
+class Image:
+    """A SQLite file and its write-ahead log at one moment: what the next process finds."""
+
+    def __init__(self, main: bytes, wal: bytes | None) -> None:
+        self.main = main
+        self.wal = wal
+
+    @classmethod
+    def take(cls, path: Path) -> Image:
+        """Copy the files. Everything that SQLite has written is in them: a killed process loses no page that the system has."""
+        wal = _wal(path)
+        return cls(path.read_bytes(), wal.read_bytes() if wal.exists() else None)
+
+    def restore(self, path: Path) -> None:
+        """Make the files at `path` be these. Nobody may have them open."""
+        path.write_bytes(self.main)
+        path.with_name(path.name + "-shm").unlink(missing_ok=True)
+        if self.wal is None:
+            _wal(path).unlink(missing_ok=True)
+        else:
+            _wal(path).write_bytes(self.wal)
+
+
+def _wal(path: Path) -> Path:
+    return path.with_name(path.name + "-wal")

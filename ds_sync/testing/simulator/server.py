@@ -1,0 +1,184 @@
+"""The real server application over the real SQLite engine, as a process that dies and comes back, now and then from a backup."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from ds_sync.environment import Environment
+from ds_sync.exceptions import TransportError
+from ds_sync.server.app import create_app
+from ds_sync.server.engines.sqlite import SqliteEngine
+from ds_sync.server.responses import Message
+from ds_sync.testing.simulator.ledger import Ledger, ObservedEngine
+from ds_sync.testing.simulator.process import Image, Process, ProcessDiedError
+from ds_sync.testing.simulator.trace import Trace
+
+EPOCH = 1_800_000_000.0
+"""Seconds since 1970 at which simulated time begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """How the server of one run is set up. Sizes are bytes, times seconds."""
+
+    page_bytes: int = 1024 * 1024
+    max_body: int = 64 * 1024 * 1024
+    long_poll_timeout: float = 30.0
+    sse_seconds: float = 60.0
+    settle_rows: int = 10_000
+
+
+class Call:
+    """One request inside the server, and what has come out of it so far."""
+
+    def __init__(self, body: bytes) -> None:
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.chunks: list[bytes] = []
+        self.ended = False
+        self.cut = False
+        """The connection is gone before the answer's end."""
+        self._body: bytes | None = body
+        self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._moved: asyncio.Future[None] | None = None
+
+    async def wait(self) -> None:
+        """Wait until something more came out, the answer ended, or the connection was cut."""
+        if self._moved is None:
+            self._moved = asyncio.get_running_loop().create_future()
+        await asyncio.wait((self._moved,))
+
+    def hang_up(self) -> None:
+        """The client is gone, or the server."""
+        if not self.ended:
+            self.cut = True
+        if not self._gone.done():
+            self._gone.set_result(None)
+        self._move()
+
+    async def receive(self) -> Message:
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        await asyncio.wait((self._gone,))
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        if self.cut:
+            return
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.headers = {str(name, "latin-1"): str(value, "latin-1") for name, value in message["headers"]}
+        else:
+            if message.get("body"):
+                self.chunks.append(message["body"])
+            self.ended = not message.get("more_body", False)
+        self._move()
+
+    def _move(self) -> None:
+        moved, self._moved = self._moved, None
+        if moved is not None and not moved.done():
+            moved.set_result(None)
+
+
+class Server:
+    """The server's machine: its file, and the process of the moment."""
+
+    def __init__(self, path: Path, trace: Trace, ledger: Ledger, random: random.Random, options: ServerOptions) -> None:
+        self.path = path
+        self.ledger = ledger
+        self.process: Process | None = None
+        self.engine: SqliteEngine | None = None
+        self._trace = trace
+        self._random = random
+        self._options = options
+        self._app: Any = None
+        self._calls: dict[Call, None] = {}
+
+    @property
+    def up(self) -> bool:
+        """Whether a process is running."""
+        return self.process is not None and not self.process.dead
+
+    def start(self) -> None:
+        """Start a process on the file."""
+        process = self.process = Process("server", self.path, self._trace)
+        process.on_death = self._lose_connections
+        process.run(self._open)
+        self._trace.note("server", "starts")
+
+    def _open(self) -> None:
+        options, loop = self._options, asyncio.get_running_loop()
+        self.engine = SqliteEngine(self.path, run_in_thread=self._run_in_thread, settle_rows=options.settle_rows)
+        self._app = create_app(
+            ObservedEngine(self.engine, self.ledger),
+            environment=Environment(monotonic=loop.time, now=lambda: EPOCH + loop.time(), random=self._random),
+            long_poll_timeout=options.long_poll_timeout,
+            sse_seconds=options.sse_seconds,
+            max_body=options.max_body,
+            page_bytes=options.page_bytes,
+        )
+
+    async def bury(self) -> Image:
+        """Wait until nothing of the dead process runs any more; return what it left of the file."""
+        process, engine = self.process, self.engine
+        if process is None or engine is None or not process.dead or process.image is None:
+            raise AssertionError("the server lives")
+        await process.buried
+        engine._reader.close()
+        engine._writer.close()
+        engine._ownership.release()
+        self.process = self.engine = None
+        process.image.restore(self.path)
+        return process.image
+
+    def open(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Call:
+        """Begin a request. Raises TransportError if no process is there."""
+        if self.process is None or self.process.dead:
+            raise TransportError("no connection")
+        parts = urlsplit(url)
+        scope = {
+            "type": "http",
+            "method": method,
+            "scheme": parts.scheme,
+            "path": parts.path,
+            "raw_path": parts.path.encode(),
+            "query_string": parts.query.encode(),
+            "headers": [
+                (b"host", parts.netloc.encode()),
+                *((name.encode(), value.encode()) for name, value in headers.items()),
+                (b"content-length", b"%d" % len(body)),
+            ],
+        }
+        call = Call(body)
+        self._calls[call] = None
+        self.process.start(self._serve(call, scope))
+        return call
+
+    async def _serve(self, call: Call, scope: dict[str, Any]) -> None:
+        try:
+            await self._app(scope, call.receive, call.send)
+        finally:
+            self._calls.pop(call, None)
+            call.hang_up()
+
+    def _lose_connections(self) -> None:
+        for call in list(self._calls):
+            call.hang_up()
+
+    async def _run_in_thread(self, call: Callable[..., Any], *args: Any) -> Any:
+        process = self.process
+        if process is None:
+            raise ProcessDiedError("server")
+        name = call.__name__
+        await asyncio.sleep(self._random.expovariate(500.0))  # what an fsync takes, and others queue up meanwhile
+        process.step(f"before {name}")
+        result = call(*args)
+        process.step(f"after {name}, before it is told")
+        return result
