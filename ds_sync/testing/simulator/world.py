@@ -105,10 +105,10 @@ class World:
         self.trace = trace
         self.random = random.Random(f"{seed} director")
         self.ledger = Ledger()
-        adapter = subject.make_adapter(random.Random(f"{seed} laws"))
-        self.laws = Laws(subject, adapter, self.ledger, trace, rows_as_they_are=scenario.merge_rows > 100)
         self.server = Server(folder / "server.db", trace, self.ledger, random.Random(f"{seed} server"), scenario.options)
         self.network = Network(self.server, scenario.weather, random.Random(f"{seed} network"), trace)
+        adapter = subject.make_adapter(random.Random(f"{seed} laws"))
+        self.laws = Laws(subject, adapter, self.network, rows_as_they_are=scenario.merge_rows > 100)
         self.devices: list[Device] = []
         self.acknowledged: list[bytes] = []
         """Updates of strangers that the server has confirmed."""
@@ -148,7 +148,7 @@ class World:
             await actions[draw.choices(scenario.events, weights)[0]]()
             await self._raise_the_dead()
         await self._calm_down()
-        self.laws.check_end(self.devices, self.network, await self._tail(), self.acknowledged)
+        self.laws.check_end(self.devices, await self._tail(), self.acknowledged)
 
     def _add_device(self) -> Device:
         name = f"device{len(self.devices) + 1}"
