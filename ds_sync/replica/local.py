@@ -82,12 +82,13 @@ class LocalDocument:
         self.store_error: StoreError | None = None
         self.doc: Any = adapter.new()
         self._echoes: OrderedDict[bytes, None] = OrderedDict()
+        self._stored_version: bytes | None = None
+        """The document's version before a page that is in the document and could not be stored; None: there is none."""
         self._retry_planned = self._compaction_planned = self._closed = False
         content = store.load(self.record.id)
-        try:
-            adapter.apply(self.doc, [*([content.snapshot] if content.snapshot is not None else []), *content.updates])
-        except InvalidUpdateError as error:
-            raise CorruptFileError(f"{store.path}: what was stored of {key.path} is damaged: {error}") from error
+        # The snapshot by itself: it must not be blamed for what comes after.
+        self._load([content.snapshot] if content.snapshot is not None else [])
+        self._load(content.updates)
         self._loose = content.loose
         self._unobserve = adapter.observe(self.doc, self._receive_edit)
 
@@ -98,6 +99,21 @@ class LocalDocument:
             self._unobserve()
             if self.unsaved and not self.store_unsaved():
                 _log.error("%s: %d edits could not be stored and end with this process", self.record.key.path, len(self.unsaved))
+
+    def _load(self, updates: Sequence[bytes]) -> None:
+        record, bad = self.record, list[Quarantined]()
+        self._apply(self.doc, updates, bad, record.checkpoint)
+        for culprit in bad:
+            try:
+                self.adapter.merge([culprit.data])
+            except InvalidUpdateError as error:
+                raise CorruptFileError(f"{self.store.path}: what was stored of {record.key.path} is damaged: {error}") from error
+        # What reads well and does not fit was sent so: it waited for what it contradicts, and was stored before that could be seen.
+        known = {culprit.data for culprit in self.store.quarantined(record.id)} if bad else set[bytes]()
+        new = [culprit for culprit in bad if culprit.data not in known]
+        if new:
+            self.store.advance(record.id, [], record.partial, record.checkpoint, quarantined=new)
+            self.record = replace(record, quarantined=record.quarantined + len(new))
 
     def _new_producer(self) -> str:
         return f"{self.environment.random.getrandbits(128):032x}"
@@ -234,13 +250,23 @@ class LocalDocument:
             else:
                 updates.append(payload)
         bad = [self._quarantine(record.checkpoint, run.reason, run.unreadable)] if run.unreadable else []
-        good = self._apply(self.doc, updates, bad, record.checkpoint)
+        unreadable, before = len(bad), self._stored_version
+        self._stored_version = before if before is not None else self.adapter.version(self.doc)
+        try:
+            good = self._apply(self.doc, updates, bad, record.checkpoint)
+        except DocumentBusyError:
+            self._stored_version = before  # taken inside the transaction, and so ahead
+            raise
+        if len(bad) > unreadable:
+            # What was refused may have come in in part, or be blamed for another: the file has what the document has, whatever that is.
+            good.append(self.adapter.missing(self.doc, self._stored_version))
         if scratch is not None:
             self._apply(scratch, run.payloads, [], record.checkpoint)
         # A page that says nothing new is not worth a commit: an idle stream says so every few seconds.
         place = (run.partial, page.next_offset, page.incarnation or record.incarnation)
         if run.payloads or run.unreadable or place != (record.partial, record.checkpoint, record.incarnation):
             self.store.advance(record.id, good, run.partial, page.next_offset, incarnation=page.incarnation, settled=seen, quarantined=bad)
+        self._stored_version = None
         for digest in echoes:
             self._echoes.pop(digest, None)
         self.record = replace(
@@ -267,9 +293,15 @@ class LocalDocument:
                 good += rest
                 break
             except InvalidUpdateError as error:
-                bad.append(self._quarantine(offset, str(error), rest[error.index]))
+                culprit = rest[error.index]
                 good += rest[: error.index]
                 rest = rest[error.index + 1 :]
+                try:
+                    # It may be blamed for one that waited for it, and could not be integrated: then that is gone now, and this is in.
+                    self.adapter.apply(doc, [culprit])
+                    good.append(culprit)
+                except InvalidUpdateError as again:
+                    bad.append(self._quarantine(offset, str(again), culprit))
         return good
 
     def _quarantine(self, offset: Offset, reason: str, data: bytes) -> Quarantined:
