@@ -14,6 +14,7 @@ from pycrdt import Text
 from ds_sync import Replica
 from ds_sync.client.stream import StreamClient
 from ds_sync.client.transport import Transport
+from ds_sync.environment import Environment
 from ds_sync.exceptions import NotFoundError
 from ds_sync.protocol.framing import parse_frames
 from ds_sync.protocol.offsets import BEGINNING
@@ -27,6 +28,14 @@ from ds_sync.testing.faults import FaultyTransport
 
 TUNING = Tuning(store_retry=0.02, heal_jitter=0.02, pause=0.1)
 URL = "http://server"
+
+
+async def _sleep_less(seconds: float) -> None:
+    await asyncio.sleep(seconds / 5)
+
+
+HASTY = Environment(sleep=_sleep_less)
+"""Delays between attempts are a fifth. Tests that measure delays pass an Environment of their own."""
 
 
 class World:
@@ -73,7 +82,13 @@ class World:
         return FaultyTransport(server)
 
     async def replica(self, name: str, *, online: bool = True, transport: Transport | None = None, **options: Any) -> Replica:
-        options = {"tuning": TUNING, "transport": transport or self.network(), "server": self.url if online else None, **options}
+        options = {
+            "tuning": TUNING,
+            "environment": HASTY,
+            "transport": transport or self.network(),
+            "server": self.url if online else None,
+            **options,
+        }
         return await self._stack.enter_async_context(Replica(self.folder / f"{name}.db", **options))
 
     def client(self, path: str = "note", crdt: str = "yjs") -> StreamClient:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from ds_sync.client.transport import Response
+from ds_sync.environment import Environment
 from ds_sync.exceptions import (
     ConflictError,
     ForbiddenError,
@@ -164,7 +165,7 @@ async def test_a_failing_server_is_asked_again_and_gets_it_once(world: Any, acts
 async def test_retry_after_is_honoured(world: Any, acts: Any) -> None:
     network = world.network()
     network.inject(respond(429, {"retry-after": "1"}), when=is_append)
-    note = await (await world.replica("a", transport=network)).open("note")
+    note = await (await world.replica("a", transport=network, environment=Environment())).open("note")
     acts.write(note, "patience")
     clock = asyncio.get_running_loop().time
     began = clock()
@@ -342,7 +343,7 @@ async def test_garbage_answers_never_lose_or_double_an_edit(world: Any, acts: An
 
 async def test_a_failing_append_is_tried_ever_more_slowly_however_well_reading_goes(world: Any, acts: Any) -> None:
     network = world.network()
-    note = await (await world.replica("a", transport=network)).open("note")
+    note = await (await world.replica("a", transport=network, environment=Environment())).open("note")
     other = await (await world.replica("b")).open("note")
     failing = network.inject(respond(503), when=is_append, times=None)
     acts.write(note, "kept")
@@ -355,13 +356,15 @@ async def test_a_failing_append_is_tried_ever_more_slowly_however_well_reading_g
 
 async def test_404_to_appends_alone_does_not_spin(world: Any, acts: Any) -> None:
     network = world.network()
-    note = await (await world.replica("a", transport=network)).open("note")
+    replica = await world.replica("a", transport=network, environment=Environment())
+    note = await replica.open("note")
     await acts.synced(note)
     failing = network.inject(respond(404), when=is_append, times=None)
     acts.write(note, "kept")
     await asyncio.sleep(1.0)
     assert 2 <= failing.hits <= 9
     network.clear()
+    await replica.connect()
     await acts.synced(note)
     assert len(await world.payloads()) == 1
 
@@ -369,7 +372,7 @@ async def test_404_to_appends_alone_does_not_spin(world: Any, acts: Any) -> None
 async def test_live_reads_that_are_refused_do_not_read_everything_again_without_rest(world: Any, acts: Any) -> None:
     network = world.network()
     network.inject(respond(400), when=is_live, times=None)
-    note = await (await world.replica("a", transport=network, tuning=Tuning(heal_jitter=0.0))).open("note")
+    note = await (await world.replica("a", transport=network, environment=Environment(), tuning=Tuning(heal_jitter=0.0))).open("note")
     acts.write(note, "words")
     await asyncio.sleep(1.0)
     from_beginning = network.count(lambda request: is_read(request) and "offset=-1" in request.url)
@@ -385,7 +388,7 @@ async def test_a_closed_stream_is_said_to_be_and_not_read_on_every_edit(world: A
     network = world.network()
     network.inject(respond_after(200, {"stream-closed": "true", "stream-up-to-date": "true"}), when=is_read, times=None)
     network.inject(respond(409, {"stream-closed": "true"}), when=is_append, times=None)
-    replica = await world.replica("a", transport=network, tuning=Tuning(pause=30.0))
+    replica = await world.replica("a", transport=network, environment=Environment(), tuning=Tuning(pause=30.0))
     note = await replica.open("note")
     status = await acts.state(note, "closed")
     assert status.last_error is None
@@ -474,7 +477,7 @@ async def test_a_wrong_token_pauses_and_says_so_and_connect_with_another_goes_on
     _guard(network, "right")
     seen: list[str | None] = []
     network.inject(Fault(), when=lambda request: bool(seen.append(request.headers.get("x-tenant"))), times=None)
-    replica = await world.replica("a", transport=network, token="wrong", headers={"x-tenant": "t1"})
+    replica = await world.replica("a", transport=network, environment=Environment(), token="wrong", headers={"x-tenant": "t1"})
     note = await replica.open("note")
     acts.write(note, "mine")
     with pytest.raises(SyncStoppedError) as stopped:
