@@ -263,7 +263,7 @@ class Follower:
             return Event.BUFFERED if held else Event.HASTY
         if first is None:
             return Event.HASTY
-        return Event.HASTY if self._offset == before and ended - began < self._timeouts.hasty else Event.END
+        return Event.HASTY if self._offset == before and ended - began < self._timeouts.steady else Event.END
 
     async def _parse_sse(self, response: StreamingResponse) -> AsyncIterator[SsePage]:
         if response.status != 200:

@@ -18,9 +18,9 @@ class Timeouts:
     long_poll: float = 75.0
     """Without a byte of a long-poll's answer: servers answer after about 30."""
     hasty: float = 1.0
-    """A live request that ends sooner than this and brought nothing is not repeated at once."""
+    """A long-poll that ends sooner than this and brought nothing is not repeated at once."""
     steady: float = 10.0
-    """A live request that lived this long was a good connection: delays begin anew."""
+    """A live request that lived this long was a good connection: delays begin anew. SSE that ends sooner and brought nothing rests."""
 
     def scaled(self, factor: float) -> Timeouts:
         """Return all of them multiplied: the tests' single knob."""

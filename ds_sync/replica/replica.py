@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -27,6 +28,9 @@ _log = logging.getLogger("ds_sync.replica")
 
 BACKGROUND: Final = 8
 """Documents that are synced at a time without being open."""
+
+BACKGROUND_TURN: Final = 30.0
+"""Seconds after which a document that can't be sent lets another have its turn."""
 
 MAX_NAME: Final = 1024
 """Characters of a document's path."""
@@ -218,25 +222,32 @@ class Replica:
             except StoreError as error:
                 _log.warning("the documents to send can't be listed, tried again: %s", error)
                 await self._environment.sleep(self._tuning.store_retry)
-        slots = asyncio.Semaphore(BACKGROUND)
+        owing = deque(record.key for record in records if record.outbox or record.batch or record.phase is Phase.HEAL)
 
-        async def send(key: DocumentKey) -> None:
-            async with slots:
-                if key in self._documents:
-                    return
-                try:
-                    document = self._open(key)
-                    self._background.add(key)
-                    await document.start_session(self._make_session)
-                    await document.synced()
-                except DsSyncError as error:
-                    _log.warning("%s: not sent in the background: %s", key.path, error)
-                finally:
-                    if key in self._background:
-                        await self._documents[key].close()
+        async def work() -> None:
+            while owing:
+                key = owing.popleft()
+                if key not in self._documents and not await self._send_in_background(key, patient=not owing):
+                    owing.append(key)
 
-        owing = [record.key for record in records if record.outbox or record.batch or record.phase is Phase.HEAL]
-        await asyncio.gather(*map(send, owing))
+        await asyncio.gather(*(work() for _ in range(BACKGROUND)))
+
+    async def _send_in_background(self, key: DocumentKey, *, patient: bool) -> bool:
+        """Return whether there is nothing more to do for the document; without `patient` it has BACKGROUND_TURN seconds."""
+        try:
+            document = self._open(key)
+            self._background.add(key)
+            await document.start_session(self._make_session)
+            async with asyncio.timeout(None if patient else BACKGROUND_TURN):
+                await document.synced()
+        except TimeoutError:
+            return False
+        except DsSyncError as error:
+            _log.warning("%s: not sent in the background: %s", key.path, error)
+        finally:
+            if key in self._background:
+                await self._documents[key].close()
+        return True
 
     def _forget(self, key: DocumentKey) -> None:
         self._documents.pop(key, None)

@@ -260,6 +260,20 @@ async def test_a_document_that_is_refused_does_not_hold_up_the_others(world: Any
     await acts.until(lambda: "n3" in caplog.text and "blocked" in caplog.text, "the log says which")
 
 
+async def test_documents_that_can_not_be_sent_let_the_others_have_their_turn(world: Any, acts: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("ds_sync.replica.replica.BACKGROUND_TURN", 0.1)
+    await _leave_a_backlog(world, acts, 14)
+    network = world.network()
+    stuck = {f"/n{number}/" for number in (0, 1, 10, 11, 12, 13, 2, 3, 4)}  # the first nine by name
+    failing = network.inject(respond(503), when=lambda request: is_append(request) and any(n in request.url for n in stuck), times=None)
+    replica = await world.replica("a", transport=network)
+    await acts.until(lambda: sum(info.unsent for info in replica.documents()) == 9)
+    assert failing.hits >= 8
+    network.clear()
+    await acts.until(lambda: all(info.unsent == 0 for info in replica.documents()))
+    assert [len(await world.payloads(f"n{number}")) for number in range(14)] == [1] * 14
+
+
 async def test_closing_the_replica_while_documents_are_sent_in_the_background(world: Any, acts: Any) -> None:
     await _leave_a_backlog(world, acts, 12)
     network = world.network()
