@@ -54,13 +54,12 @@ class Session:
         self._tail_backoff = Backoff(RETRY, self._environment.random)
         self._push_backoff = Backoff(RETRY, self._environment.random)
         self._turn_backoff = Backoff(RetryPolicy(first_delay=0.2, max_delay=local.tuning.pause), self._environment.random)
-        self._turned = False
         self._follower: Follower | None = None
         self._asked = 0
         self._marks: list[tuple[int, int]] = []  # (the follower's generation, the request for proof that it answers)
         self._contact = False
         self._doubt: Doubt | None = None
-        self._turns = 0
+        self._turns, self._turned = 0, False
         self._max_batch = local.tuning.max_batch
         self._scratch: Any = None
         self._heal_proof, self._heal_wanted = 0, False
