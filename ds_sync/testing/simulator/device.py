@@ -78,7 +78,7 @@ def _stepping(name: str) -> Callable[..., Any]:
             process.full -= 1
             process.trace.note(process.name, "  the disk is full")
             raise StorageFullError(f"{self.path}: there is no space left for it")
-        before = process.laws.before(self, name, args)
+        before = process.laws.before(self, name, args, options.get("settled"))
         result = original(self, *args, **options)
         if before is not None:
             process.laws.after(self, name, args, before)

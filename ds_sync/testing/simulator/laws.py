@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ds_sync.crdt import CrdtAdapter
 from ds_sync.protocol.framing import parse_frames
 from ds_sync.protocol.offsets import BEGINNING
-from ds_sync.replica.records import DocumentRecord, Phase
+from ds_sync.replica.records import Batch, DocumentRecord, Phase
 from ds_sync.testing.simulator.network import Network
 from ds_sync.testing.simulator.subjects import Subject
 
@@ -33,19 +33,25 @@ class Laws:
         """The history on the server was set back, or deleted: healing and duplicates have a cause."""
         self.copied = False
         """A replica's file was copied: two devices use the numbers of one producer."""
+        self.coincidence = False
+        """Two people who delete the same character send the same bytes. Who sees the other's takes them for its own, and leaves a gap in
+        its numbers behind, which the server notices.
+        """
         self.healed = False
         self.deleted = False
 
     # While it runs
 
-    def before(self, store: SimulatedStore, name: str, args: Sequence[Any]) -> DocumentRecord | None:
-        """Return the record of the document that a call of the store will change, if the call is one to look at."""
+    def before(self, store: SimulatedStore, name: str, args: Sequence[Any], settled: Batch | None) -> DocumentRecord | None:
+        """Return the record of the document that a call of the store will change, if the call is one to look at.
+
+        `settled`: the batch that was seen in the stream.
+        """
+        if settled is not None and self.network.senders.get(settled.body, set()) - {store.process.name}:
+            self.coincidence = True
         if name == "begin_heal" and _record(store, args[0]).phase is not Phase.HEAL:
             self.healed = True
-            # Two people who delete the same character send the same bytes. Who sees the other's takes them for its own, and leaves
-            # a gap in its numbers behind, which the server notices.
-            coincidence = any(len(senders) > 1 for senders in self.network.senders.values())
-            if not (self.rewritten or self.copied or coincidence):
+            if not (self.rewritten or self.copied or self.coincidence):
                 self.trace.accuse("no healing without a cause", f"{store.process.name} heals, and nobody touched the history")
         return _record(store, args[0]) if name in ("advance", "compact", "settle") else None
 

@@ -205,6 +205,8 @@ class World:
         self.laws.rewritten = True
         self.random.choice(self._backups).restore(self.server.path)
         self.server.start()
+        if await self._tail() is None:
+            self.laws.deleted = True  # the backup is older than the stream: whoever is first makes another document
 
     async def _copy(self) -> None:
         original = self.random.choice(self.devices)
