@@ -8,8 +8,6 @@ from typing import Final
 
 from sqlite_utils import Database
 
-from ds_sync.replica.schema import APPLICATION_ID
-
 
 def _first(database: Database) -> None:
     database.table("documents").create(
@@ -71,14 +69,14 @@ def _first(database: Database) -> None:
 STEPS: Final[tuple[Callable[[Database], None], ...]] = (_first,)
 
 
-def migrate(connection: sqlite3.Connection, version: int) -> None:
-    """Take the file from `version` to the newest, each step and its number in one transaction."""
+def migrate(connection: sqlite3.Connection, version: int, *, application_id: int) -> None:
+    """Take the file from `version` to the newest, each step, its number and the file's mark in one transaction."""
     database = Database(connection, execute_plugins=False)
     for number, step in enumerate(STEPS[version:], version + 1):
         connection.execute("BEGIN EXCLUSIVE")
         try:
             step(database)
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA application_id = {application_id}")
             connection.execute(f"PRAGMA user_version = {number}")
             connection.execute("COMMIT")
         except BaseException:

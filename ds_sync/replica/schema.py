@@ -90,7 +90,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
         # Imported here: an up-to-date file needs none of it, and sqlite-utils takes as long to import as everything else together.
         from ds_sync.replica.migrations import migrate
 
-        migrate(connection, version)
+        migrate(connection, version, application_id=APPLICATION_ID)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA fullfsync=1")  # where fsync alone leaves the bytes in the drive (macOS)
     connection.execute("PRAGMA checkpoint_fullfsync=1")

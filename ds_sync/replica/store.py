@@ -79,10 +79,14 @@ class LocalStore:
                 "left_through) VALUES (?, ?, ?, ?, ?, ?, x'', ?, 0, 0, 0) ON CONFLICT DO NOTHING",
                 (key.crdt, key.service, key.path, format, Phase.FOLLOW, BEGINNING, producer_id),
             )
-        return next(record for record in self.documents() if record.key == key)
+        (record,) = self._records("WHERE crdt = ? AND service = ? AND path = ?", (key.crdt, key.service, key.path))
+        return record
 
     def documents(self) -> list[DocumentRecord]:
         """Return all documents of this file, by service and path."""
+        return self._records("ORDER BY service, path, crdt", ())
+
+    def _records(self, which: str, parameters: tuple[str, ...]) -> list[DocumentRecord]:
         with self._locked() as connection:
             rows = connection.execute(
                 "SELECT id, crdt, service, path, format, phase, server, incarnation, checkpoint, partial, server_version, producer_id, "
@@ -90,7 +94,8 @@ class LocalStore:
                 "(SELECT at FROM outbox WHERE document = documents.id ORDER BY id LIMIT 1), "
                 "(SELECT max(id) FROM outbox WHERE document = documents.id), "
                 "(SELECT count(*) FROM quarantine WHERE document = documents.id), "
-                "left_through FROM documents ORDER BY service, path, crdt"
+                f"left_through FROM documents {which}",
+                parameters,
             ).fetchall()
             records = []
             for row in rows:
