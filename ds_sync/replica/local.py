@@ -65,7 +65,6 @@ class LocalDocument:
         self.environment = environment
         self.tuning = tuning
         self.changed = Signal()
-        self.settled = Signal()
         self.record = store.open_document(key, format=adapter.format, producer_id=self._new_producer())
         if self.record.format != adapter.format:
             raise FormatMismatchError(
@@ -222,7 +221,6 @@ class LocalDocument:
         self._forget_batch(batch)
 
     def _forget_batch(self, batch: Batch) -> None:
-        self.settled.notify()
         self.outbox -= batch.edits
         self._loose += len(batch.payload)
         self.record = replace(
