@@ -1,6 +1,4 @@
-"""A last-writer-wins map in pure Python: the port knows no Yjs. Update: JSON [[key, value or null, clock, writer], ...]."""
-
-from __future__ import annotations
+"""A last-writer-wins map in pure Python: the port knows no Yjs. Update: JSON [[key, clock, writer, value or null], ...]."""
 
 import json
 import secrets
@@ -9,13 +7,11 @@ from typing import Any
 
 from ds_sync.exceptions import InvalidUpdateError
 
-Entry = tuple[int, str, Any]
-
 
 class LwwDoc:
     def __init__(self) -> None:
         self.writer = secrets.token_hex(8)
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, tuple[int, str, Any]] = {}
         self.observers: list[Callable[[bytes], None]] = []
 
     def set(self, key: str, value: Any) -> None:
@@ -28,47 +24,35 @@ class LwwDoc:
         return {key: entry[2] for key, entry in sorted(self.entries.items()) if entry[2] is not None}
 
 
-def encode(entries: dict[str, Entry]) -> bytes:
+def encode(entries: dict[str, tuple[int, str, Any]]) -> bytes:
     return json.dumps([[key, *entry] for key, entry in sorted(entries.items())]).encode()
 
 
-def decode(update: bytes, index: int = 0) -> dict[str, Entry]:
+def decode_newer(update: bytes, known: dict[str, tuple[int, str, Any]], index: int = 0) -> dict[str, tuple[int, str, Any]]:
     try:
-        return {str(key): (int(clock), str(writer), value) for key, clock, writer, value in json.loads(update)}
+        entries = {str(key): (int(clock), str(writer), value) for key, clock, writer, value in json.loads(update)}
     except (ValueError, TypeError) as error:
         raise InvalidUpdateError(f"not a map update: {error}", index=index) from error
-
-
-def join(into: dict[str, Entry], entries: dict[str, Entry]) -> bool:
-    newer = {key: entry for key, entry in entries.items() if key not in into or entry[:2] > into[key][:2]}
-    into.update(newer)
-    return bool(newer)
+    return {key: entry for key, entry in entries.items() if key not in known or entry[:2] > known[key][:2]}
 
 
 class LwwMapAdapter:
-    name, format, content_type = "lww", "lww-v1", "application/json-lww"
-
-    def new(self) -> LwwDoc:
-        return LwwDoc()
+    name, format, content_type, new = "lww", "lww-v1", "application/json-lww", LwwDoc
 
     def apply(self, doc: LwwDoc, updates: Sequence[bytes]) -> bool:
-        return sum(join(doc.entries, decode(update, index)) for index, update in enumerate(updates)) > 0
+        before = dict(doc.entries)
+        for index, update in enumerate(updates):
+            doc.entries |= decode_newer(update, doc.entries, index)
+        return doc.entries != before
 
-    def version(self, doc: LwwDoc) -> bytes:
-        return encode({key: (entry[0], entry[1], None) for key, entry in doc.entries.items()})
+    def missing(self, doc: LwwDoc, since: bytes | None = None) -> bytes:
+        return encode(decode_newer(encode(doc.entries), decode_newer(since or b"[]", {})))
 
-    def missing(self, doc: LwwDoc, since: bytes | None) -> bytes:
-        known = {} if since is None else decode(since)
-        return encode({key: entry for key, entry in doc.entries.items() if key not in known or entry[:2] > known[key][:2]})
-
-    def snapshot(self, doc: LwwDoc) -> bytes:
-        return self.missing(doc, None)
+    snapshot = version = missing
 
     def merge(self, updates: Sequence[bytes]) -> bytes:
-        merged: dict[str, Entry] = {}
-        for index, update in enumerate(updates):
-            join(merged, decode(update, index))
-        return encode(merged)
+        self.apply(doc := LwwDoc(), updates)
+        return encode(doc.entries)
 
     def observe(self, doc: LwwDoc, callback: Callable[[bytes], None]) -> Callable[[], None]:
         doc.observers.append(callback)
