@@ -89,16 +89,28 @@ class TextAdapter:
 
     def apply(self, doc: TextDoc, updates: Sequence[bytes]) -> bool:
         news = False
-        for index, update in enumerate(updates):
-            inserted, deleted = decode(update, index)
-            for number, entry in inserted.items():
-                if number not in doc.placed and number not in doc.waiting:
-                    doc.waiting[number] = entry
-                    news = True
-            for number in deleted:
-                if number not in doc.deleted:
-                    doc.deleted[number] = None
-                    news = True
+        try:
+            for index, update in enumerate(updates):
+                news = self._take(doc, *decode(update, index)) or news
+        finally:
+            self._place(doc)
+        return news
+
+    @staticmethod
+    def _take(doc: TextDoc, inserted: dict[Number, tuple[Number, str]], deleted: Iterable[Number]) -> bool:
+        news = False
+        for number, entry in inserted.items():
+            if number not in doc.placed and number not in doc.waiting:
+                doc.waiting[number] = entry
+                news = True
+        for number in deleted:
+            if number not in doc.deleted:
+                doc.deleted[number] = None
+                news = True
+        return news
+
+    @staticmethod
+    def _place(doc: TextDoc) -> None:
         moved = bool(doc.waiting)
         while moved:
             moved = False
@@ -108,7 +120,6 @@ class TextAdapter:
                     doc.placed[number] = doc.waiting.pop(number)
                     doc.clocks[client] = clock
                     moved = True
-        return news
 
     def version(self, doc: TextDoc) -> bytes:
         return json.dumps(list(doc.clocks.items())).encode()

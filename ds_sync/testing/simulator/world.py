@@ -8,7 +8,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,12 @@ def draw_scenario(random: random.Random) -> Scenario:
         ),
         merge_rows=random.choice((256, 256, 2)),
     )
+
+
+def draw_backups(random: random.Random) -> Scenario:
+    """Return a scenario in which little happens but that the server is set back, again and again."""
+    events = ("edit", "burst", "rest", "network", "network", *["set back"] * 8)
+    return replace(draw_scenario(random), devices=3, steps=40, events=events, weather=Weather())
 
 
 class World:

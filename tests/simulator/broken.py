@@ -1,0 +1,179 @@
+"""ds-sync with one protection switched off: what each law of the simulator must notice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ds_sync.exceptions import StoreError
+from ds_sync.protocol import decisions
+from ds_sync.protocol.history import Place
+from ds_sync.protocol.producer import ProducerState, decide_producer
+from ds_sync.replica.local import LocalDocument
+from ds_sync.replica.session import Session
+from ds_sync.replica.store import LocalStore
+from ds_sync.server.engines import sqlite
+from ds_sync.testing.simulator.device import Device, ReplicaProcess
+from ds_sync.testing.simulator.loop import OWNER
+from ds_sync.testing.simulator.text import TextAdapter, TextDoc, encode
+
+Break = Callable[[pytest.MonkeyPatch], None]
+
+
+def believe_204(monkeypatch: pytest.MonkeyPatch) -> None:
+    question = Session._question
+
+    def believe(self: Session, *, smaller: bool) -> None:
+        if smaller:
+            question(self, smaller=smaller)
+        elif (batch := self.local.record.batch) is not None:
+            self.local.settle(batch)
+            self._settled()
+
+    monkeypatch.setattr(Session, "_question", believe)
+
+
+def forget_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    seal = LocalStore.seal
+
+    def seal_without_number(self: LocalStore, document: int, batch: Any, **options: Any) -> None:
+        seal(self, document, batch, **options)
+        self._connection.execute("UPDATE documents SET producer_seq = ? WHERE id = ?", (batch.stamp.seq, document))
+
+    monkeypatch.setattr(LocalStore, "seal", seal_without_number)
+
+
+def seal_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seal(self: LocalStore, document: int, batch: Any, **options: Any) -> None:
+        """The session goes on with the batch; the file knows nothing of it."""
+
+    monkeypatch.setattr(LocalStore, "seal", seal)
+
+
+def ignore_the_check_in_offsets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Place, "matches", lambda self, other: True)
+
+
+def store_the_checkpoint_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    advance = LocalStore.advance
+
+    def advance_twice(self: Any, document: int, updates: Any, *args: Any, **options: Any) -> None:
+        advance(self, document, (), *args, **options)
+        self.process.step("between the checkpoint and the data")
+        advance(self, document, updates, *args)
+
+    monkeypatch.setattr(LocalStore, "advance", advance_twice)
+
+
+def forget_unsaved_edits(monkeypatch: pytest.MonkeyPatch) -> None:
+    receive = LocalDocument._receive_edit
+
+    def receive_and_forget(self: LocalDocument, update: bytes) -> None:
+        try:
+            receive(self, update)
+        except StoreError:
+            self.unsaved.clear()
+            raise
+
+    monkeypatch.setattr(LocalDocument, "_receive_edit", receive_and_forget)
+
+
+def leave_waiting_updates_out_of_snapshots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TextAdapter, "snapshot", lambda self, doc: encode(doc.placed, doc.deleted))
+
+
+def heal_by_version_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    end_heal = LocalDocument.end_heal
+
+    def end_heal_if_versions_differ(self: LocalDocument, scratch: Any) -> Any:
+        if self.adapter.version(scratch) == self.adapter.version(self.doc):
+            self.adapter.apply(scratch, [self.adapter.snapshot(self.doc)])  # so that nothing seems to lack
+        return end_heal(self, scratch)
+
+    monkeypatch.setattr(LocalDocument, "end_heal", end_heal_if_versions_differ)
+
+
+def keep_the_client_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    new, copy_to = TextAdapter.new, Device.copy_to
+
+    def new_with_the_files_id(self: TextAdapter) -> TextDoc:
+        doc, owner = new(self), OWNER.get()
+        if isinstance(owner, ReplicaProcess):
+            note = owner.path.with_name(owner.path.name + "-client")
+            if not note.exists():
+                note.write_text(str(doc.client))
+            doc.client = int(note.read_text())
+        return doc
+
+    def copy_with_the_id(self: Device, other: Device) -> None:
+        copy_to(self, other)
+        note = self.path.with_name(self.path.name + "-client")
+        other.path.with_name(other.path.name + "-client").write_text(note.read_text())
+
+    monkeypatch.setattr(TextAdapter, "new", new_with_the_files_id)
+    monkeypatch.setattr(Device, "copy_to", copy_with_the_id)
+
+
+def empty_the_outbox_too_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    seal = LocalStore.seal
+
+    def seal_and_empty(self: LocalStore, document: int, batch: Any, **options: Any) -> None:
+        seal(self, document, batch, **options)
+        self._connection.execute("DELETE FROM outbox WHERE document = ? AND id <= ?", (document, batch.through))
+
+    monkeypatch.setattr(LocalStore, "seal", seal_and_empty)
+
+
+def acknowledge_before_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_commit, held = sqlite.write_commit, dict[Any, Any]()
+
+    def write_the_one_before(connection: Any, rows: Any) -> None:
+        before = held.pop(connection, None)
+        held[connection] = rows
+        if before is not None:
+            write_commit(connection, before)
+
+    monkeypatch.setattr(sqlite, "write_commit", write_the_one_before)
+
+
+def accept_repetitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decide(known: ProducerState | None, stamp: Any, body: bytes) -> ProducerState | None:
+        found = decide_producer(known, stamp, body)
+        return known if found is None else found
+
+    monkeypatch.setattr(decisions, "decide_producer", decide)
+
+
+def send_under_new_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    send = Session._send
+
+    async def send_anew(self: Session, batch: Any) -> None:
+        if self.counters.retries:
+            batch = self.local.reseal(replace(batch))
+        await send(self, batch)
+
+    monkeypatch.setattr(Session, "_send", send_anew)
+
+
+BREAKS: dict[str, tuple[Break, frozenset[str]]] = {
+    function.__name__: (function, frozenset(laws))
+    for function, laws in (
+        (believe_204, {"an edit that returned is in the stream"}),
+        (forget_numbers, {"one number, one body"}),
+        (seal_in_memory, {"one number, one body"}),
+        (ignore_the_check_in_offsets, {"a divergence is noticed"}),
+        (store_the_checkpoint_first, {"the checkpoint is not ahead of the data"}),
+        (forget_unsaved_edits, {"the stream has what a replica has"}),
+        (leave_waiting_updates_out_of_snapshots, {"the checkpoint is not ahead of the data"}),
+        (heal_by_version_only, {"the stream has what a replica has", "an edit that returned is in the stream"}),
+        (keep_the_client_id, {"replicas equal a plain document"}),
+        (empty_the_outbox_too_early, {"an edit that returned is in the file"}),
+        (acknowledge_before_the_commit, {"no healing without a cause"}),
+        (accept_repetitions, {"each batch stands once"}),
+        (send_under_new_numbers, {"each batch stands once"}),
+    )
+}
+"""What is switched off, and the laws of which one must be found broken."""
