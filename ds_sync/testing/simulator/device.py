@@ -161,6 +161,12 @@ class Device:
             raise AssertionError("no process")
         return self.process.stores[-1]
 
+    def snapshot(self) -> bytes:
+        """Return the open document, by the adapter that has it: an adapter may keep what waits beside the document."""
+        if self.document is None:
+            raise AssertionError("no document")
+        return self._adapter_of(self.document).snapshot(self.document.doc)
+
     async def start(self, *, online: bool) -> None:
         """Start a process that opens the document. It may die on the way."""
         if self.process is not None:

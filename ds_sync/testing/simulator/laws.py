@@ -84,7 +84,7 @@ class Laws:
                 self.check_checkpoint(store, record)
                 if self.adapter.apply(self._stored(store, record), device.returned):
                     self.trace.accuse("an edit that returned is in the file", f"{device.name} lost one {when}")
-        if self._lacks(device.document.doc, device.returned):
+        if self._lacks(device, device.returned):
             self.trace.accuse("an edit that returned is in the document", f"{device.name} lost one {when}")
 
     # At the end
@@ -105,11 +105,11 @@ class Laws:
             self.trace.accuse("what was acknowledged is in the stream", "something is not")
         for device in following:
             doc = device.document and device.document.doc
-            if self._lacks(doc, must):
+            if self._lacks(device, must):
                 self.trace.accuse("an edit that returned is in every replica", f"{device.name} lacks one")
-            if self.adapter.apply(self._document([self.adapter.snapshot(doc)]), stream):
+            if self.adapter.apply(self._document([device.snapshot()]), stream):
                 self.trace.accuse("a replica has what the stream has", f"{device.name} lacks something")
-            if self.adapter.apply(self._document(stream), [self.adapter.snapshot(doc)]):
+            if self.adapter.apply(self._document(stream), [device.snapshot()]):
                 self.trace.accuse("the stream has what a replica has", f"it lacks something that {device.name} has")
             if self.subject.content(doc) != self.subject.content(plain):
                 self.trace.accuse(
@@ -157,8 +157,8 @@ class Laws:
         self.adapter.apply(doc, updates)
         return doc
 
-    def _lacks(self, doc: Any, updates: Sequence[bytes]) -> bool:
-        return self.adapter.apply(self._document([self.adapter.snapshot(doc)]), updates)
+    def _lacks(self, device: Device, updates: Sequence[bytes]) -> bool:
+        return self.adapter.apply(self._document([device.snapshot()]), updates)
 
     def _stored(self, store: SimulatedStore, record: DocumentRecord) -> Any:
         with store.looking():
