@@ -147,6 +147,8 @@ class Follower:
                 if not self._step.done():
                     self._step.cancel()
                     await asyncio.wait({self._step})
+                if not self._step.cancelled():
+                    self._step.exception()  # looked at also when we are cancelled, or asyncio complains that nobody did
             step, self._step = self._step, None
             if self._environment.monotonic() - began >= self._timeouts.steady and state in (State.SSE, State.LONG_POLL):
                 self._prosper()

@@ -143,8 +143,12 @@ APPEND_FAILURES: Final[tuple[tuple[type[DsSyncError], Answer], ...]] = (
 """The first row whose class fits decides. A success is SETTLED if new, DOUBT if a duplicate."""
 
 
-def judge_append_failure(error: DsSyncError) -> Answer:
-    """Return what a failed append means."""
+def judge_append_failure(error: DsSyncError, *, by_sight: bool) -> Answer:
+    """Return what a failed append means. `by_sight`: the batch before this one was settled by sight."""
+    if by_sight and isinstance(error, SequenceGapError):
+        # Those bytes may have been somebody else's (two people delete the same word), and the number before never have arrived. Reading
+        # on shows a history that is not ours all the same.
+        return Answer.DOUBT
     return next(answer for kind, answer in APPEND_FAILURES if isinstance(error, kind))
 
 

@@ -59,6 +59,7 @@ class Session:
         self._marks: list[tuple[int, int]] = []  # (the follower's generation, the request for proof that it answers)
         self._contact = False
         self._doubt: Doubt | None = None
+        self._by_sight = False  # how the last batch of this session was settled
         self._turns, self._turned = 0, False
         self._max_batch = local.tuning.max_batch
         self._scratch: Any = None
@@ -203,7 +204,7 @@ class Session:
                 await self._environment.sleep(self.local.tuning.store_retry)
             else:
                 if seen is not None:
-                    self._settled()
+                    self._settled(by_sight=True)
                 return
 
     async def _heal(self) -> None:
@@ -350,9 +351,10 @@ class Session:
             self._question(smaller=False)
         else:
             local.settle(batch)
-            self._settled()
+            self._settled(by_sight=False)
 
-    def _settled(self) -> None:
+    def _settled(self, *, by_sight: bool) -> None:
+        self._by_sight = by_sight
         self.counters.batches += 1
         self._doubt, self._turns, self._push = None, 0, None
         self._push_backoff.reset()
@@ -368,7 +370,7 @@ class Session:
 
     async def _judge(self, error: DsSyncError) -> None:
         """Do what a failed append demands, and wait as long as it demands."""
-        answer = plan.judge_append_failure(error)
+        answer = plan.judge_append_failure(error, by_sight=self._by_sight)
         if answer in (Answer.DOUBT, Answer.DOUBT_SIZE):
             self._show_push("verifying", error)
             self._question(smaller=answer is Answer.DOUBT_SIZE)

@@ -99,7 +99,15 @@ def test_next_push_over_its_whole_state_space() -> None:
     ],
 )
 def test_what_a_failed_append_means(error: e.DsSyncError, answer: Answer) -> None:
-    assert plan.judge_append_failure(error) is answer
+    assert plan.judge_append_failure(error, by_sight=False) is answer
+
+
+def test_a_gap_after_a_settlement_by_sight_is_only_a_doubt() -> None:
+    # The bytes that were seen may have been somebody else's, and our number before never have arrived: nothing is lost on the server.
+    gap = e.SequenceGapError("a gap", expected=1, received=2)
+    assert plan.judge_append_failure(gap, by_sight=False) is Answer.HEAL
+    assert plan.judge_append_failure(gap, by_sight=True) is Answer.DOUBT
+    assert plan.judge_append_failure(e.ServerError("busy"), by_sight=True) is Answer.RETRY
 
 
 @pytest.mark.parametrize(
