@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from pycrdt import Doc, TransactionEvent, get_state, get_update, merge_updates
 
 from ds_sync.exceptions import DocumentBusyError, InvalidUpdateError
-from ds_sync_yjs.wire import check_update, deletes_beyond, read_version
+from ds_sync_yjs.wire import check_update, deletes_beyond, is_within, read_ranges, read_version
 
 _NOTHING = b"\x00\x00"
 _OUR_ORIGIN = object()
@@ -185,10 +185,10 @@ class YjsAdapter:
             with _refusing(max(len(updates) - 1, 0)):
                 doc.apply_update(late[0])
         state.waiting = after = self.merge(late) if late else None
-        if after is None or before is None:
-            return after is not None
-        # Merging is the same bytes in another order if it brought nothing.
-        return len(after) != len(before) or sorted(after) != sorted(before)
+        if after is None or before is None or after == before:
+            return after is not None and before is None
+        # Not by the bytes: one content has many spellings (what is deleted may be left out, runs may be cut elsewhere).
+        return not is_within(read_ranges(after), read_ranges(before), read_version(bytes(doc.get_state())))
 
 
 def _refuse_open_transaction(doc: Doc[Any]) -> None:

@@ -6,6 +6,11 @@ the number of clients, and for each the client, the number of ranges and (clock,
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
+Ranges = dict[tuple[bool, int], list[tuple[int, int]]]
+"""What is held (False) or deleted (True) of each client: runs of clocks (first, after the last), sorted, not touching."""
+
 MAX_DEPTH = 2_000
 """Of values in values. pycrdt reads them by recursion: some 50,000 levels overflow an 8 MB stack and end the process, 10,000 do not."""
 
@@ -13,6 +18,7 @@ MAX_CLOCK = 2**31
 """pycrdt computes clocks in 32 bits, and panics on overflow with the update half integrated."""
 
 _ARRAY, _MAP = 0x75, 0x76
+_COLLECTED, _DELETED, _GAP = 0, 1, 10
 
 
 class WireError(ValueError):
@@ -102,12 +108,60 @@ def check_update(update: bytes) -> None:
         raise WireError("the update ends early") from None
 
 
-def _skip_struct(reader: _Reader) -> None:
+def read_ranges(update: bytes) -> Ranges:
+    """Return which clocks of which clients `update` holds, and which it deletes, however it spells them.
+
+    Two updates with the same ranges are worth the same: a client never gives one clock to two contents. The bytes must have passed
+    `check_update`.
+    """
+    reader = _Reader(update)
+    held: dict[tuple[bool, int], list[tuple[int, int]]] = {}
+    for _ in range(reader.count()):
+        structs, client, clock = reader.count(), reader.varint(), reader.varint()
+        for _ in range(structs):
+            kind, length = _skip_struct(reader)
+            if kind != _GAP:
+                held.setdefault((False, client), []).append((clock, clock + length))
+            if kind in (_COLLECTED, _DELETED):
+                held.setdefault((True, client), []).append((clock, clock + length))
+            clock += length
+    for _ in range(reader.count()):
+        client = reader.varint()
+        for _ in range(reader.count()):
+            start = reader.varint()
+            held.setdefault((True, client), []).append((start, start + reader.varint()))
+    return {key: _join(ranges) for key, ranges in held.items()}
+
+
+def _join(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    joined: list[tuple[int, int]] = []
+    for start, end in sorted(ranges):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((start, end))
+    return joined
+
+
+def is_within(ranges: Ranges, others: Ranges, version: dict[int, int]) -> bool:
+    """Whether `others` have everything of `ranges` that lies beyond `version`."""
+    for (deletes, client), spans in ranges.items():
+        known = version.get(client, 0)
+        wider = others.get((deletes, client), [])
+        for start, end in spans:
+            start = max(start, known)
+            at = bisect_right(wider, (start, MAX_CLOCK * 2)) - 1  # the last that begins at or before it
+            if start < end and (at < 0 or wider[at][1] < end):
+                return False
+    return True
+
+
+def _skip_struct(reader: _Reader) -> tuple[int, int]:
+    """Pass one struct; return its kind, and how many clocks it takes."""
     info = reader.byte()
     kind = info & 0x1F
-    if kind in (0, 10):  # collected structs, and gaps: a length
-        _skip_length(reader)
-        return
+    if kind in (_COLLECTED, _GAP):
+        return kind, _read_length(reader)
     if info & 0x80:
         reader.skip_id()
     if info & 0x40:
@@ -119,23 +173,34 @@ def _skip_struct(reader: _Reader) -> None:
             reader.skip_id()
         if info & 0x20:
             reader.skip_block()
-    _skip_content(reader, kind)
+    return kind, _skip_content(reader, kind)
 
 
-def _skip_length(reader: _Reader) -> None:
-    if reader.varint() > MAX_CLOCK:
+def _read_length(reader: _Reader) -> int:
+    length = reader.varint()
+    if length > MAX_CLOCK:
         raise WireError("a length beyond every clock")
+    return length
 
 
-def _skip_content(reader: _Reader, kind: int) -> None:
+def _skip_content(reader: _Reader, kind: int) -> int:
+    """Pass a struct's content; return how many clocks it takes."""
     match kind:
         case 1:  # deleted: a length
-            _skip_length(reader)
+            return _read_length(reader)
         case 2:  # JSON values, as text
-            for _ in range(reader.count()):
+            count = reader.count()
+            for _ in range(count):
                 _check_json(reader)
-        case 3 | 4:  # binary, string
+            return count
+        case 3:  # binary
             reader.skip_block()
+        case 4:  # string: a clock for each UTF-16 unit
+            size = reader.varint()
+            start = reader.at
+            reader.skip(size)
+            text = reader.data[start : reader.at]
+            return size if text.isascii() else len(text.decode("utf-8", "replace").encode("utf-16-le", "surrogatepass")) // 2
         case 5:  # embed
             _check_json(reader)
         case 6:  # format: key, value
@@ -148,12 +213,15 @@ def _skip_content(reader: _Reader, kind: int) -> None:
             elif shared == 7:
                 raise WireError("weak links are not supported")
         case 8:  # values
-            _skip_values(reader, reader.count())
+            count = reader.count()
+            _skip_values(reader, count)
+            return count
         case 9:  # a subdocument: id, options
             reader.skip_block()
             _skip_values(reader, 1)
         case _:
             raise WireError(f"unknown content {kind}")
+    return 1
 
 
 def _check_json(reader: _Reader) -> None:
