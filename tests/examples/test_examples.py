@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 from ds_sync.testing.server_process import ServerProcess
 
-HELLO = Path(__file__).parents[2] / "examples" / "hello.py"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+HELLO = EXAMPLES / "hello.py"
 
 
 def test_hello_meets_the_other_device(tmp_path: Path) -> None:
@@ -18,3 +20,9 @@ def test_hello_meets_the_other_device(tmp_path: Path) -> None:
             assert done.returncode == 0, done.stderr
             assert done.stdout.startswith(expected)
         assert done.stdout.startswith("hellohello ")
+
+
+def test_the_demo_session_is_the_packages() -> None:
+    session = json.loads((EXAMPLES / "demo_session.json").read_text("utf-8"))
+    assert list(session) == ["title", "together", "offline", "server down", "back"]
+    assert session == json.loads((EXAMPLES.parent / "ds_sync" / "cli" / "demo_session.json").read_text("utf-8"))
