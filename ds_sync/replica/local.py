@@ -14,7 +14,6 @@ from ds_sync.environment import Environment
 from ds_sync.exceptions import (
     CorruptFileError,
     DocumentBusyError,
-    DsSyncError,
     FormatMismatchError,
     InvalidUpdateError,
     StoreError,
@@ -375,8 +374,3 @@ class LocalDocument:
         self.store.compact(self.record.id, snapshot, through=through)
         # The next one is due when as much again has come: compaction costs what the document's size is.
         self._loose = min(0, self.tuning.compact_after - len(snapshot))
-
-    @property
-    def failure(self) -> DsSyncError | None:
-        """What keeps the document from being stored, if anything."""
-        return self.store_error

@@ -1,12 +1,10 @@
 """The local store: one SQLite file, the application's source of truth.
 
 Laws (proved by `ds_sync.testing.store_contract`): what `enqueue` returned from survives the death of the process; a sealed batch is
-fsynced and
-never changes; the checkpoint is never ahead of the data; outbox rows stay until the batch that covers them is settled.
+fsynced and never changes; the checkpoint is never ahead of the data; outbox rows stay until the batch that covers them is settled.
 
 Power: ordinary commits are WAL with synchronous=NORMAL, so that a power cut may take the last moments, in order; `seal` and what else
-decides
-under which number bytes go out commits with synchronous=FULL. `power_safe=True` makes every commit FULL.
+decides under which number bytes go out commits with synchronous=FULL. `power_safe=True` makes every commit FULL.
 """
 
 from __future__ import annotations
