@@ -7,6 +7,7 @@ import inspect
 import random
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -186,6 +187,7 @@ class Device:
         replica = Replica(
             self.path,
             server=SERVER if self.online else None,
+            token=partial(self._network.find_token, self.name),
             transport=SimulatedTransport(process, self._network),
             environment=environment,
             tuning=self._tuning,
@@ -235,6 +237,7 @@ class Device:
         if self.process is not None and self._replica is not None and self.up:
             self._laws.trace.note(self.name, "goes online" if online else "goes offline")
             self.online = online
+            self._network.excuse(self.process)
             replica = self._replica
             await self._attend(self.process.start(replica.connect(SERVER) if online else replica.disconnect()))
 
@@ -243,6 +246,7 @@ class Device:
         process, replica, document = self.process, self._replica, self.document
         if process is not None and replica is not None and document is not None and not process.dead:
             self._laws.trace.note(self.name, "closes the document and opens it again")
+            self._network.excuse(process)
 
             async def reopen() -> None:
                 await document.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -14,7 +14,14 @@ from ds_sync.testing.simulator.process import Process, ProcessDiedError
 from ds_sync.testing.simulator.server import Call, Server
 from ds_sync.testing.simulator.trace import Trace
 
-REFUSALS = {401: b"", 413: b"", 429: b"", 500: b"", 503: b""}
+REFUSALS = (401, 403, 413, 429, 500, 502, 503)
+"""What something on the way may answer by itself; 204 to an append as well, if it lies."""
+
+LATEST = 60.0
+"""Seconds after which no packet arrives any more."""
+
+MAX_RETRY_AFTER = 300.0
+"""Seconds: more patience than this is not demanded of anybody (`ds_sync.client.retry.RetryPolicy`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +34,17 @@ class Weather:
     lose_answer: float = 0.0
     """The server acts, and nobody hears of it."""
     late: float = 0.0
-    """It arrives when its sender has given up on it long ago."""
+    """It arrives when its sender has given up on it, and has sent others since."""
     duplicate: float = 0.0
-    """It arrives twice; a proxy does that."""
+    """It arrives once more, at once or much later; a proxy does that, to a PUT as well."""
+    slow_answer: float = 0.0
+    """The server acts, and its answer takes so long that its sender may have given up."""
+    cut_body: float = 0.0
+    """Only the beginning of its body arrives, and then the connection is lost."""
     truncate: float = 0.0
     """The answer is cut off in the middle."""
     refuse: float = 0.0
-    """Something on the way refuses it: 401, 413, 429, 500 or 503."""
+    """Something on the way refuses it, with one of REFUSALS; sometimes it says for how long."""
     gateway: float = 0.0
     """The server acts, and something on the way answers 502."""
     lie: float = 0.0
@@ -44,7 +55,7 @@ class Weather:
         return Weather(latency=self.latency)
 
 
-FAULTS = ("drop", "lose_answer", "late", "duplicate", "truncate", "refuse", "gateway", "lie")
+FAULTS = ("drop", "lose_answer", "late", "duplicate", "slow_answer", "cut_body", "truncate", "refuse", "gateway", "lie")
 
 
 class Network:
@@ -57,6 +68,14 @@ class Network:
         self.trace = trace
         self.apart: set[str] = set()
         """The machines that can't reach the server."""
+        self.spell = 0
+        """For a while, this is the answer to everything; 204 and 413 only to appends. 0: there is no such spell."""
+        self.token = "token 0"
+        """What the server wants to see; without it the answer is 401."""
+        self.tokens: dict[str, str] = {}
+        """What each machine was given last, if it was given another than the first."""
+        self.patience: dict[tuple[Process, str], float] = {}
+        """Until when a process was asked to append nothing to a stream."""
         self.bodies: dict[tuple[str, str, str], bytes] = {}
         """What went out under each producer stamp."""
         self.copied: set[str] = set()
@@ -71,6 +90,28 @@ class Network:
         """End all faults."""
         self.weather = self.weather.calmed()
         self.apart.clear()
+        self.spell = 0
+        self.tokens.clear()
+        self.token = "token 0"
+
+    def change_token(self, machines: Collection[str]) -> None:
+        """Take only a new token from now on. The machines are given it later, each at its time."""
+        self.token = f"token {self.random.getrandbits(20)}"
+        for machine in machines:
+            asyncio.get_running_loop().call_later(self.random.uniform(0.0, LATEST), self.tokens.__setitem__, machine, self.token)
+
+    async def find_token(self, machine: str) -> str:
+        """Return the token that a machine has."""
+        return self.tokens.get(machine, "token 0")
+
+    def cast_spell(self, status: int, seconds: float) -> None:
+        """Let everything be answered with `status` for a while."""
+        self.spell = status
+        asyncio.get_running_loop().call_later(seconds, self._end_spell, status)
+
+    def _end_spell(self, status: int) -> None:
+        if self.spell == status:
+            self.spell = 0
 
     def draw(self, method: str) -> str:
         """Return what becomes of a request."""
@@ -78,32 +119,58 @@ class Network:
         for fault in FAULTS:
             chance -= getattr(self.weather, fault)
             if chance < 0:
-                return "" if fault == "lie" and method != "POST" else fault
+                return "" if fault in ("lie", "cut_body") and method != "POST" else fault
         return ""
 
     def latency(self) -> float:
         """Return how long a packet takes, in seconds; packets overtake each other."""
         return self.random.expovariate(1.0 / self.weather.latency)
 
-    def send(self, sender: str, method: str, headers: Mapping[str, str], body: bytes) -> None:
-        """Write down what a machine sends. The same number never stands for two different bodies."""
-        stamp = _stamp(headers)
+    def refuse(self, method: str) -> Response | None:
+        """Return the answer of the spell, if there is one and it is about such a request."""
+        return None if not self.spell or (self.spell in (204, 413) and method != "POST") else self.make_refusal(self.spell)
+
+    def make_refusal(self, status: int) -> Response:
+        """Return an answer that the server did not give."""
+        if status == 204:
+            return Response(204, {"stream-next-offset": "0000000000000001_0000000000000001"})
+        wait = self.random.choice(("1", "5", "40", None)) if status in (429, 503) else None
+        return Response(status, {} if wait is None else {"retry-after": wait})
+
+    def send(self, process: Process, method: str, url: str, headers: Mapping[str, str], body: bytes) -> None:
+        """Write down what a process sends. The same number never stands for two different bodies, and nobody comes before the time."""
+        stamp, sender = _stamp(headers), process.name
         if method != "POST" or stamp is None:
             return
+        now, until = asyncio.get_running_loop().time(), self.patience.pop((process, url), 0.0)
+        if now < until:
+            self.trace.accuse("Retry-After is honoured", f"{sender} appends {until - now:.1f} seconds too early")
         before = self.bodies.setdefault(stamp, body)
         if before != body and stamp[0] not in self.copied:
             self.trace.accuse("one number, one body", f"{sender} sends {body!r} as {stamp}, which was {before!r}")
         self.stamps[sender, body] = stamp
         self.senders.setdefault(body, set()).add(sender)
 
-    def deliver(self, sender: str, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Call:
-        """Bring a request to the server. Raises TransportError if it can't be reached."""
+    def heed(self, process: Process, method: str, url: str, answer: Response) -> None:
+        """Write down how long a process was asked to wait. Whoever connects anew may try at once (`excuse`)."""
+        if method == "POST" and (wait := answer.headers.get("retry-after")) is not None:
+            self.patience[process, url] = asyncio.get_running_loop().time() + min(float(wait), MAX_RETRY_AFTER)
+
+    def excuse(self, process: Process) -> None:
+        """Somebody told the process to connect, or to open a document: it does not have to wait for that."""
+        for key in [key for key in self.patience if key[0] is process]:
+            del self.patience[key]
+
+    def deliver(self, sender: str, method: str, url: str, headers: Mapping[str, str], body: bytes, *, missing: int = 0) -> Call:
+        """Bring a request to the server, but for its last `missing` bytes. Raises TransportError if it can't be reached."""
         if sender in self.apart:
             raise TransportError("no connection")
         stamp = _stamp(headers)
+        if headers.get("authorization", "Bearer token 0") != f"Bearer {self.token}":
+            return Call(b"").answer(401, {})
         if method == "POST" and stamp is not None and self.stamps.get((sender, body)) != stamp:
             self.late[body] = self.late.get(body, 0) + 1
-        return self.server.open(method, url, headers, body)
+        return self.server.open(method, url, headers, body, missing=missing)
 
 
 class SimulatedTransport:
@@ -126,6 +193,7 @@ class SimulatedTransport:
         stamp = _stamp(headers)
         number = f" as {stamp[0][:4]}/{stamp[2]}" if stamp else ""
         network.trace.note(name, f"  {method} {_short(url)}{number}: {answer.status}{f' [{fate}]' if fate else ''}")
+        network.heed(self._process, method, url, answer)
         self._process.step(f"with an answer to {method}")
         return answer
 
@@ -134,17 +202,21 @@ class SimulatedTransport:
         if fate == "drop":
             raise await self._nothing(timeout)
         if fate == "late":
-            asyncio.get_running_loop().call_later(network.random.uniform(0.1, 60.0), self._deliver_late, method, url, headers, body)
+            self._come_again(method, url, headers, body)
             raise await self._nothing(timeout)
+        if (refusal := network.refuse(method)) is not None:
+            return refusal
         if fate == "refuse":
-            status = network.random.choice((401, 413, 429, 500, 503))
-            return Response(status, {"retry-after": "1"} if status in (429, 503) else {})
+            return network.make_refusal(network.random.choice(REFUSALS))
         if fate == "lie":
-            return Response(204, {"stream-next-offset": "0000000000000001_0000000000000001"})
-        call = network.deliver(name, method, url, headers, body)
+            return network.make_refusal(204)
+        missing = network.random.randint(1, len(body)) if fate == "cut_body" else 0
+        call = network.deliver(name, method, url, headers, body, missing=missing)
         try:
+            if missing:
+                raise await self._nothing(timeout)
             if fate == "duplicate":
-                asyncio.get_running_loop().call_later(network.random.uniform(0.0, 20.0), self._deliver_late, method, url, headers, body)
+                self._come_again(method, url, headers, body)
             try:
                 async with asyncio.timeout(timeout):
                     while not call.ended and not call.cut:
@@ -158,6 +230,11 @@ class SimulatedTransport:
             raise TransportError("the connection was lost")
         if fate == "lose_answer" or name in network.apart:
             raise await self._nothing(timeout)
+        if fate == "slow_answer":
+            takes = network.random.uniform(0.0, LATEST)
+            await asyncio.sleep(takes if timeout is None else min(takes, timeout))
+            if timeout is not None and takes > timeout:
+                raise TransportTimeoutError("no answer in time")
         if fate == "truncate":
             raise TransportError("the connection was cut off in the middle of an answer")
         if fate == "gateway":
@@ -177,13 +254,15 @@ class SimulatedTransport:
         network, name = self._network, self._process.name
         fate = self._begin(method, url, headers, b"")
         await asyncio.sleep(network.latency())
-        if fate in ("drop", "late", "lose_answer"):
+        if fate in ("drop", "late", "lose_answer", "slow_answer"):
             error = await self._nothing(timeout)
             network.trace.note(name, f"  {method} {_short(url)}: {error} [{fate}]")
             raise error
-        if fate in ("refuse", "gateway"):
-            call = Call(b"")
-            call.status, call.ended = network.random.choice((401, 429, 500, 502, 503)), True
+        refusal = network.refuse(method)
+        if refusal is None and fate in ("refuse", "gateway"):
+            refusal = network.make_refusal(network.random.choice((401, 403, 429, 500, 502, 503)))
+        if refusal is not None:
+            call = Call(b"").answer(refusal.status, refusal.headers)
         else:
             call = network.deliver(name, method, url, headers, b"")
         try:
@@ -203,7 +282,7 @@ class SimulatedTransport:
             raise ProcessDiedError(self._process.name)
         if self._closed:
             raise ClosedError("the transport is closed")
-        self._network.send(self._process.name, method, headers, body)
+        self._network.send(self._process, method, url, headers, body)
         return self._network.draw(method)
 
     async def _nothing(self, timeout: float | None) -> TransportError:
@@ -213,6 +292,11 @@ class SimulatedTransport:
             return TransportError("the connection was reset")
         await asyncio.sleep(timeout)
         return TransportTimeoutError("no answer in time")
+
+    def _come_again(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> None:
+        """Let the request arrive later: now and then at once, now and then after much else has happened."""
+        delay = self._network.random.choice((0.01, 1.0, LATEST)) * self._network.random.random()
+        asyncio.get_running_loop().call_later(delay, self._deliver_late, method, url, headers, body)
 
     def _deliver_late(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> None:
         try:

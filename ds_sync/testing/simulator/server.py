@@ -1,4 +1,7 @@
-"""The real server application over the real SQLite engine, as a process that dies and comes back, now and then from a backup."""
+"""The real server application over the real SQLite engine, as a process that dies and comes back, now and then from a backup.
+
+Or a server that is not ours, in the same process and under the same deaths.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,16 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
 
 from ds_sync.environment import Environment
 from ds_sync.exceptions import TransportError
+from ds_sync.protocol.offsets import BEGINNING
 from ds_sync.server.app import create_app
 from ds_sync.server.engines.sqlite import SqliteEngine
 from ds_sync.server.responses import Message
+from ds_sync.testing.simulator.foreign import ForeignApp, ForeignLedger, Habits
 from ds_sync.testing.simulator.ledger import Ledger, ObservedEngine
 from ds_sync.testing.simulator.process import Image, Process, ProcessDiedError
 from ds_sync.testing.simulator.trace import Trace
@@ -32,12 +37,20 @@ class ServerOptions:
     long_poll_timeout: float = 30.0
     sse_seconds: float = 60.0
     settle_rows: int = 10_000
+    ttl: int | None = None
+    """The time to live that the stream is made with, before any replica knows it."""
+    foreign: Habits | None = None
+    """A server that is not ours, and what it does; the sizes above then mean nothing."""
+
+
+TRIMMED: Final = b'{"error":{"code":"OFFSET_EXPIRED","message":"this part of the stream is kept no longer"}}'
 
 
 class Call:
     """One request inside the server, and what has come out of it so far."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, *, whole: bool = True) -> None:
+        """`whole`: more than `body` does not come, and nothing is missing."""
         self.status = 0
         self.headers: dict[str, str] = {}
         self.chunks: list[bytes] = []
@@ -45,6 +58,7 @@ class Call:
         self.cut = False
         """The connection is gone before the answer's end."""
         self._body: bytes | None = body
+        self._whole = whole
         self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._moved: asyncio.Future[None] | None = None
 
@@ -65,8 +79,9 @@ class Call:
     async def receive(self) -> Message:
         if self._body is not None:
             body, self._body = self._body, None
-            return {"type": "http.request", "body": body, "more_body": False}
-        await asyncio.wait((self._gone,))
+            return {"type": "http.request", "body": body, "more_body": not self._whole}
+        if self._whole:
+            await asyncio.wait((self._gone,))
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
@@ -81,6 +96,11 @@ class Call:
             self.ended = not message.get("more_body", False)
         self._move()
 
+    def answer(self, status: int, headers: Mapping[str, str], body: bytes = b"") -> Call:
+        """Answer it without any server; return it."""
+        self.status, self.headers, self.chunks, self.ended = status, dict(headers), [body] if body else [], True
+        return self
+
     def _move(self) -> None:
         moved, self._moved = self._moved, None
         if moved is not None and not moved.done():
@@ -92,13 +112,15 @@ class Server:
 
     def __init__(self, path: Path, trace: Trace, ledger: Ledger, random: random.Random, options: ServerOptions) -> None:
         self.path = path
-        self.ledger = ledger
+        self.options = options
+        self.ledger = ForeignLedger() if options.foreign else ledger
         self.process: Process | None = None
         self.engine: SqliteEngine | None = None
         self._trace = trace
         self._random = random
-        self._options = options
         self._app: Any = None
+        self.trimmed: frozenset[str] = frozenset()
+        """The offsets before the earliest that is kept."""
         self._calls: dict[Call, None] = {}
 
     @property
@@ -114,11 +136,17 @@ class Server:
         self._trace.note("server", "starts")
 
     def _open(self) -> None:
-        options, loop = self._options, asyncio.get_running_loop()
+        options, loop = self.options, asyncio.get_running_loop()
+        environment = Environment(monotonic=loop.time, now=lambda: EPOCH + loop.time(), random=self._random)
+        if options.foreign is not None:
+            self._app = app = ForeignApp(self.path, options.foreign, environment, self._run_in_thread, self._random)
+            if isinstance(self.ledger, ForeignLedger):
+                self.ledger.streams = app.streams
+            return
         self.engine = SqliteEngine(self.path, run_in_thread=self._run_in_thread, settle_rows=options.settle_rows)
         self._app = create_app(
             ObservedEngine(self.engine, self.ledger),
-            environment=Environment(monotonic=loop.time, now=lambda: EPOCH + loop.time(), random=self._random),
+            environment=environment,
             long_poll_timeout=options.long_poll_timeout,
             sse_seconds=options.sse_seconds,
             max_body=options.max_body,
@@ -128,21 +156,28 @@ class Server:
     async def bury(self) -> Image:
         """Wait until nothing of the dead process runs any more; return what it left of the file."""
         process, engine = self.process, self.engine
-        if process is None or engine is None or not process.dead or process.image is None:
+        if process is None or not process.dead or process.image is None:
             raise AssertionError("the server lives")
         await process.buried
-        engine._reader.close()
-        engine._writer.close()
-        engine._ownership.release()
+        if engine is not None:
+            engine._reader.close()
+            engine._writer.close()
+            engine._ownership.release()
         self.process = self.engine = None
         process.image.restore(self.path)
         return process.image
 
-    def open(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Call:
-        """Begin a request. Raises TransportError if no process is there."""
+    def trim(self, tail: str) -> None:
+        """Keep nothing that stands before `tail`. Our server does not do that yet, so somebody before it does: 410 with the code."""
+        self.trimmed = frozenset((*self.ledger.chain(tail)[:-1], str(BEGINNING), f"{0:016}_{0:016}"))
+
+    def open(self, method: str, url: str, headers: Mapping[str, str], body: bytes, *, missing: int = 0) -> Call:
+        """Begin a request, whose last `missing` bytes never come. Raises TransportError if no process is there."""
         if self.process is None or self.process.dead:
             raise TransportError("no connection")
         parts = urlsplit(url)
+        if self.trimmed and method == "GET" and parse_qs(parts.query)["offset"][-1] in self.trimmed:
+            return Call(b"").answer(410, {"content-type": "application/json", "cache-control": "no-store"}, TRIMMED)
         scope = {
             "type": "http",
             "method": method,
@@ -156,7 +191,7 @@ class Server:
                 (b"content-length", b"%d" % len(body)),
             ],
         }
-        call = Call(body)
+        call = Call(body[: len(body) - missing], whole=not missing)
         self._calls[call] = None
         self.process.start(self._serve(call, scope))
         return call
