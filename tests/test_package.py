@@ -19,7 +19,7 @@ from ds_sync import __version__
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("ds_sync", *sorted(path.name for path in (ROOT / "adapters").iterdir() if path.name.startswith("ds_sync_")))
-KIT_NEEDS = ("pytest", "hypothesis", "anyio")
+KIT_NEEDS = ("pytest", "hypothesis", "anyio", "apsw")
 """What a third party brings along that runs our contract kits."""
 
 IMPORT_SECONDS = 0.150

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import apsw
 import pytest
 
 from ds_sync.exceptions import StoreError
@@ -20,6 +19,7 @@ from ds_sync.protocol.messages import ProducerStamp
 from ds_sync.protocol.offsets import BEGINNING, Offset
 from ds_sync.replica.records import Batch, Phase, Quarantined
 from ds_sync.replica.store import LocalStore
+from ds_sync.testing.power import PowerDisk
 from ds_sync.testing.store_contract import LocalStoreContract, OpenStore, View, find, look, make_batch, merge, words
 
 
@@ -91,6 +91,7 @@ def test_a_kill_between_any_two_statements_leaves_all_of_a_call_or_nothing(call:
 WRITER = """
 import sys
 from ds_sync.replica.store import LocalStore
+from ds_sync.testing.power import PowerDisk
 from ds_sync.testing.store_contract import find
 store = LocalStore(sys.argv[1])
 document, number = find(store).id, store.last_row(1)
@@ -173,53 +174,14 @@ def test_power_safe_waits_for_the_disk_always(tmp_path: Path) -> None:
     store.close()
 
 
-class Disk(apsw.VFS):
-    """A disk that knows what each file held when it was last synced.
-
-    A power cut may leave, of each sector written since then, the old or the new bytes. The database file is written by checkpoints only,
-    which sync the write-ahead log first and the database after; so a torn database has an intact log beside it, from which SQLite writes
-    the same pages again. Of the log, SQLite takes the frames whose checksums follow on one another, so that a torn tail ends it early:
-    a suffix of the commits is gone, and never one in the middle.
-    """
-
-    def __init__(self) -> None:
-        self.synced: dict[str, bytes] = {}
-        super().__init__("disk", "")
-
-    def xOpen(self, name: Any, flags: list[int]) -> Any:  # noqa: N802 - SQLite's name
-        path = name.filename() if isinstance(name, apsw.URIFilename) else name
-        self.synced.setdefault(path, Path(path).read_bytes() if Path(path).exists() else b"")
-        return File(self, path, name, flags)
-
-    def cut_power(self, path: Path, copy: Path, rng: random.Random) -> None:
-        """Write to `copy` what a power cut would leave of `path` and its log."""
-        for suffix in ("", "-wal"):
-            new = Path(f"{path}{suffix}").read_bytes()
-            old = self.synced.get(f"{path}{suffix}", b"")
-            keep = rng.choice((0.0, 0.5, 0.9, 1.0))
-            size = rng.choice((len(old), len(new), max(len(old), len(new))))
-            sectors = [(new if rng.random() < keep else old)[at : at + 512].ljust(512, b"\0") for at in range(0, size, 512)]
-            Path(f"{copy}{suffix}").write_bytes(b"".join(sectors)[:size])
-
-
-class File(apsw.VFSFile):
-    def __init__(self, disk: Disk, path: str, name: Any, flags: list[int]) -> None:
-        self.disk, self.path = disk, path
-        super().__init__("", name, flags)
-
-    def xSync(self, flags: int) -> None:  # noqa: N802 - SQLite's name
-        super().xSync(flags)
-        self.disk.synced[self.path] = Path(self.path).read_bytes()
-
-
 class PoweredStore(LocalStore):
-    """The store's own statements, by another binding of SQLite: the standard library's has no way to see what is synced."""
+    """The store's own statements, on a disk whose power can be cut."""
+
+    disk = PowerDisk()
 
     def _connect(self) -> Any:
         super()._connect().close()
-        connection = apsw.Connection(str(self.path), vfs="disk")
-        connection.execute("PRAGMA locking_mode=EXCLUSIVE")  # no shared memory in this VFS; what is synced when is the same
-        connection.execute("PRAGMA wal_autocheckpoint=6")
+        connection = self.disk.connect(self.path)
         connection.execute(f"PRAGMA synchronous={self._sync}")
         return connection
 
@@ -227,7 +189,7 @@ class PoweredStore(LocalStore):
 @pytest.mark.parametrize("power_safe", [False, True])
 @pytest.mark.parametrize("seed", range(2))
 def test_a_power_cut_takes_the_last_commits_at_most_and_nothing_that_was_sealed(tmp_path: Path, seed: int, power_safe: bool) -> None:
-    rng, disk = random.Random(seed), Disk()
+    rng = random.Random(seed)
     store = PoweredStore(tmp_path / "replica.db", power_safe=power_safe)
     find(store)
     history = [look(store)]
@@ -253,7 +215,7 @@ def test_a_power_cut_takes_the_last_commits_at_most_and_nothing_that_was_sealed(
             floor = len(history) - 1
         for cut in range(3):
             copy = tmp_path / f"cut-{step}-{cut}.db"
-            disk.cut_power(store.path, copy, rng)
+            store.disk.leave_cut(store.path, copy, rng)
             view = view_of(copy)
             assert view in history
             # A compaction changes no view, so the newest that fits.

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from ds_sync.exceptions import CorruptFileError, NewerFileError
 from ds_sync.protocol.decisions import StreamState
@@ -40,8 +41,15 @@ _SCHEMA: Final = (
 )
 
 
-def open_file(path: Path) -> sqlite3.Connection:
-    """Open the engine's file, made if there is none. Raises CorruptFileError or NewerFileError; such a file is left as it is."""
+Connect: TypeAlias = Callable[..., sqlite3.Connection]
+"""As `connect` below."""
+
+
+def open_file(path: Path, connect: Connect) -> sqlite3.Connection:
+    """Open the engine's file by `connect`; it is made if there is none.
+
+    Raises CorruptFileError or NewerFileError; such a file is left as it is.
+    """
     try:
         if path.exists() and path.stat().st_size > 0:
             _check_header(path)

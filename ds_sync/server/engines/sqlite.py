@@ -26,7 +26,7 @@ from ds_sync.protocol.history import START, Place
 from ds_sync.protocol.producer import ProducerState
 from ds_sync.server.engines.base import Decide, Run, Watcher, diverged
 from ds_sync.server.engines.globs import compile_glob
-from ds_sync.server.engines.layout import build_state, connect, open_file, spell
+from ds_sync.server.engines.layout import Connect, build_state, connect, open_file, spell
 from ds_sync.server.engines.shelf import NOTHING, RecentRecords, Stream, load_shelf
 from ds_sync.server.engines.writing import (
     LogRow,
@@ -80,6 +80,7 @@ class SqliteEngine:
     """A StorageEngine in one file, which it owns: a second one raises FileInUseError.
 
     `run_in_thread` runs the blocking calls; by default two threads of the engine's own do, one for writing, one for reading.
+    `connect` opens the file; `ds_sync.testing.power` has one whose power can be cut.
     Raises CorruptFileError and NewerFileError, and then leaves the file as it is.
     """
 
@@ -92,11 +93,12 @@ class SqliteEngine:
         run_in_thread: RunInThread | None = None,
         settle_rows: int = SETTLE_ROWS,
         recent_bytes: int = 32 * 1024 * 1024,
+        connect: Connect = connect,
     ) -> None:
         self._path = Path(path)
         self._ownership = Ownership(self._path, "server")
         try:
-            self._writer = open_file(self._path)
+            self._writer = open_file(self._path, connect)
             try:
                 self._shelf = load_shelf(self._writer)
                 self._reader = connect(self._path, readonly=True)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ds_sync.protocol.history import START
 from ds_sync.protocol.messages import ProducerStamp
 from ds_sync.server.engines.sqlite import SqliteEngine
 from ds_sync.testing.engine_contract import OpenEngine, StorageEngineContract, append, create, delete, places_of, read_all
+from ds_sync.testing.engine_crash_contract import CrashStorage, EngineCrashContract, SqliteStorage, run_at_once
 
 pytestmark = pytest.mark.anyio
 
@@ -51,6 +53,22 @@ class TestSqliteEngineInBetween(StorageEngineContract):
     @pytest.fixture
     def open_engine(self, tmp_path: Path) -> OpenEngine:
         return lambda: SqliteEngine(tmp_path / "streams.db", recent_bytes=300, settle_rows=7)
+
+
+class TestSqliteEngineCrashes(EngineCrashContract):
+    """Everything is in the log."""
+
+    @pytest.fixture
+    def storage(self, tmp_path: Path) -> CrashStorage:
+        return SqliteStorage(tmp_path, partial(SqliteEngine, run_in_thread=run_at_once))
+
+
+class TestSqliteEngineCrashesWhileItSettles(EngineCrashContract):
+    """Settlements and removals lie between the commits."""
+
+    @pytest.fixture
+    def storage(self, tmp_path: Path) -> CrashStorage:
+        return SqliteStorage(tmp_path, partial(SqliteEngine, run_in_thread=run_at_once, recent_bytes=0, settle_rows=3))
 
 
 async def test_a_second_engine_on_the_file_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
@@ -207,7 +225,8 @@ WRITER = textwrap.dedent(
     import asyncio, sys
     from ds_sync.protocol.messages import ProducerStamp
     from ds_sync.server.engines.sqlite import SqliteEngine
-    from ds_sync.testing.engine_contract import append, create
+    from ds_sync.testing.engine_crash_contract import CrashStorage, EngineCrashContract, SqliteStorage, run_at_once
+from ds_sync.testing.engine_contract import append, create
 
     async def write(engine, path):
         await create(engine, path)
