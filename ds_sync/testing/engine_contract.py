@@ -35,7 +35,7 @@ from ds_sync.protocol.decisions import (
 )
 from ds_sync.protocol.history import START, Place, begin_history, build_place, extend_history
 from ds_sync.protocol.messages import ProducerStamp
-from ds_sync.server.engines.base import StorageEngine
+from ds_sync.server.engines.base import INTERNAL, StorageEngine
 
 OpenEngine: TypeAlias = Callable[[], StorageEngine]
 
@@ -246,6 +246,15 @@ class StorageEngineContract:
         assert await engine.list("x/*") == ["x/1", "x/2"]
         assert await engine.list("x/**") == ["x/1", "x/1/deep", "x/2"]
         assert await engine.list("y") == ["y"]
+        await engine.aclose()
+
+    async def test_list_hides_the_servers_own_streams(self, open_engine: OpenEngine) -> None:
+        engine = open_engine()
+        for path in (INTERNAL + "x/1", INTERNAL + "y", "x/1"):
+            await create(engine, path)
+        for glob in ("**", "*/*", "**x/1", "?x/1"):
+            assert await engine.list(glob) == (["x/1"] if "*" in glob else [])
+        assert await engine.list(INTERNAL + "x/**") == [INTERNAL + "x/1"]
         await engine.aclose()
 
     async def test_a_deleted_stream_leaves_a_tombstone_and_a_new_life_has_nothing_of_the_old(self, open_engine: OpenEngine) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Final, Protocol, TypeAlias, TypeVar
 
 from ds_sync.exceptions import GoneError
 from ds_sync.protocol.decisions import Decision, StreamState, StreamView
@@ -12,6 +12,9 @@ from ds_sync.protocol.history import Place, spell_place
 from ds_sync.protocol.offsets import Offset
 
 R = TypeVar("R")
+
+INTERNAL: Final = "\x1f"
+"""What the paths of the server's own streams begin with: a control character, which no URL can spell. `list` hides them."""
 
 Decide: TypeAlias = Callable[[Sequence[StreamView]], Decision[R]]
 """A pure function: one view for each path of the transaction, in order, to one decision with as many changes."""
@@ -71,7 +74,10 @@ class StorageEngine(Protocol):
         ...
 
     async def list(self, glob: str) -> list[str]:
-        """Return the paths of living streams that match, sorted. `*` is any run of characters but "/", `**` any run."""
+        """Return the paths of living streams that match, sorted. `*` is any run of characters but "/", `**` any run.
+
+        Paths that begin with INTERNAL are only listed if `glob` does, too.
+        """
         ...
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
