@@ -27,9 +27,6 @@ from ds_sync.replica.store import LocalStore
 
 _log = logging.getLogger("ds_sync.replica")
 
-MERGE_ROWS: Final = 256
-"""Up to so many rows are merged as they are; more are taken from the live document, which is faster by far (merging is not linear)."""
-
 _ECHOES: Final = 64
 """Settled batches whose echo is still expected, by digest (they may have megabytes); one that is forgotten is only stored a second time."""
 
@@ -40,6 +37,8 @@ class Tuning:
 
     max_batch: int = 4 * 1024 * 1024
     """Bytes of one request, about; a single larger edit still goes out alone."""
+    merge_rows: int = 256
+    """Up to so many edits are merged as they are; more are taken from the live document, which is faster by far (merging is not linear)."""
     compact_after: int = 1024 * 1024
     """Bytes of log and outbox beyond the snapshot after which a new snapshot is made."""
     store_retry: float = 1.0
@@ -186,12 +185,12 @@ class LocalDocument:
         record, last = self.record, self.store.last_row(self.record.id)
         count = self.outbox if max_rows is None else min(self.outbox, max_rows)
         payload = version = None
-        if count == self.outbox > MERGE_ROWS:
+        if count == self.outbox > self.tuning.merge_rows:
             payload = self.adapter.missing(self.doc, record.server_version)
             if len(payload) <= max_bytes:
                 batch = Batch(stamp, last, count, record.checkpoint, self.adapter.version(self.doc), payload)
                 return self._keep_sealed(batch)
-        rows = list(self.store.outbox_rows(record.id, after=0, limit=min(count, 16 * MERGE_ROWS)))
+        rows = list(self.store.outbox_rows(record.id, after=0, limit=min(count, 16 * self.tuning.merge_rows)))
         chosen = rows[: choose_rows([len(data) for _, data in rows], max_bytes=max_bytes, max_rows=len(rows))]
         payload = chosen[0][1] if len(chosen) == 1 else self.adapter.merge([data for _, data in chosen])
         if len(chosen) == self.outbox:

@@ -78,12 +78,14 @@ class Replica:
         transport: Transport | None = None,
         environment: Environment | None = None,
         tuning: Tuning | None = None,
+        adapters: Mapping[str, CrdtAdapter] | None = None,
     ) -> None:
         """Name the file; it is opened, and `server` connected to, on entering the context.
 
         `server`: a base URL. `service`: the namespace of documents on the server. `token` (sent as a bearer token) and `headers` are
         values, or
         async callables that are asked again after a 401. `power_safe`: each edit is fsynced, so that even a power cut loses none.
+        `adapters`: by the name that `open` is given, besides those that are installed.
         """
         self._path = path
         self._server = server
@@ -97,7 +99,7 @@ class Replica:
         self._environment = environment or Environment()
         self._tuning = tuning or Tuning()
         self._store: LocalStore | None = None
-        self._adapters: dict[str, CrdtAdapter] = {}
+        self._adapters = dict(adapters or {})
         self._documents: dict[DocumentKey, Document] = {}
         self._online: str | None = None
         self._switching = asyncio.Lock()
@@ -107,7 +109,7 @@ class Replica:
 
     async def __aenter__(self) -> Self:
         """Open the file. Raises FileInUseError, CorruptFileError, NewerFileError, StoreError."""
-        self._store = LocalStore(self._path, power_safe=self._power_safe)
+        self._store = self._open_store()
         if self._server is not None:
             try:
                 await self.connect(self._server)
@@ -115,6 +117,9 @@ class Replica:
                 await self.close()
                 raise
         return self
+
+    def _open_store(self) -> LocalStore:
+        return LocalStore(self._path, power_safe=self._power_safe)
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.close()
@@ -135,7 +140,7 @@ class Replica:
     async def open(self, path: str, *, crdt: str = "yjs", service: str | None = None) -> Document:
         """Return the document called `path`, made if it is new; opened twice, it is the same object.
 
-        `crdt` names an installed adapter. Raises ValueError for a name that makes no URL, UnknownAdapterError, FormatMismatchError,
+        `crdt` names an adapter. Raises ValueError for a name that makes no URL, UnknownAdapterError, FormatMismatchError,
         CorruptFileError, StoreError.
         """
         key = DocumentKey(crdt, check_name(service or self._service, "service"), check_name(path, "path"))

@@ -23,11 +23,13 @@ from ds_sync.environment import Environment
 from ds_sync.exceptions import CorruptFileError, DocumentBusyError, FormatMismatchError, StoreError
 from ds_sync.protocol.framing import build_frame, build_frames
 from ds_sync.protocol.offsets import BEGINNING, Offset
-from ds_sync.replica.local import MERGE_ROWS, LocalDocument, Tuning
+from ds_sync.replica.local import LocalDocument, Tuning
 from ds_sync.replica.records import DocumentKey, Phase
 from ds_sync.replica.store import LocalStore
 
 pytestmark = pytest.mark.anyio
+
+MANY = Tuning().merge_rows
 
 
 @pytest.fixture
@@ -257,22 +259,22 @@ async def test_a_batch_is_never_sealed_inside_an_open_transaction(device: Device
         text += "done"
     batch = device.local.seal(max_bytes=MEGABYTE, max_rows=1)
     device.local.settle(batch)
-    for _ in range(MERGE_ROWS + 1):
+    for _ in range(MANY + 1):
         write(device, ".")
     batch2 = device.local.seal(max_bytes=MEGABYTE)
-    assert batch2.edits == MERGE_ROWS + 2
+    assert batch2.edits == MANY + 2
     server = device.adapter.new()
     device.adapter.apply(server, [batch.payload, batch2.payload])
     assert str(body(server)) == device.content
 
 
 async def test_a_long_outbox_goes_out_as_one_update_worth_all_rows(device: Device) -> None:
-    write(device, *["x"] * (MERGE_ROWS + 5))
+    write(device, *["x"] * (MANY + 5))
     batch = device.local.seal(max_bytes=MEGABYTE)
-    assert (batch.edits, batch.through) == (MERGE_ROWS + 5, MERGE_ROWS + 5)
+    assert (batch.edits, batch.through) == (MANY + 5, MANY + 5)
     server = device.adapter.new()
     device.adapter.apply(server, [batch.payload])
-    assert str(body(server)) == device.content == "x" * (MERGE_ROWS + 5)
+    assert str(body(server)) == device.content == "x" * (MANY + 5)
     assert len(batch.payload) < 400
     small = device.local.seal_smaller(batch, max_bytes=MEGABYTE)
     assert (small.edits, small.stamp.seq, small.version) == (batch.edits // 2, 0, None)

@@ -16,8 +16,9 @@ from ds_sync.replica.local import LocalDocument
 from ds_sync.replica.session import Session
 from ds_sync.replica.store import LocalStore
 from ds_sync.server.engines import sqlite
-from ds_sync.testing.simulator.device import Device, ReplicaProcess
+from ds_sync.testing.simulator.device import Device
 from ds_sync.testing.simulator.loop import OWNER
+from ds_sync.testing.simulator.replica import ReplicaProcess
 from ds_sync.testing.simulator.text import TextAdapter, TextDoc, encode
 
 Break = Callable[[pytest.MonkeyPatch], None]

@@ -1,199 +1,167 @@
-"""A device with a replica file: processes with the real Replica on it, one after the other, and the store calls at which they die."""
+"""A device with a replica file: processes with the real Replica on it, one after the other, and what the device did to its documents."""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import random
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
-from unittest import mock
+from typing import TYPE_CHECKING, Any
 
-from ds_sync.crdt import CrdtAdapter, Unobserve
 from ds_sync.environment import Environment
 from ds_sync.exceptions import StorageFullError
-from ds_sync.replica import local as local_module
-from ds_sync.replica import replica as replica_module
+from ds_sync.protocol.messages import ProducerStamp
 from ds_sync.replica.document import Document
-from ds_sync.replica.local import Tuning
-from ds_sync.replica.replica import Replica
-from ds_sync.replica.store import LocalStore
-from ds_sync.testing.simulator.laws import Laws
-from ds_sync.testing.simulator.loop import OWNER
+from ds_sync.testing.simulator.disk import Disk
 from ds_sync.testing.simulator.network import Network, SimulatedTransport
-from ds_sync.testing.simulator.process import Image, Process, ProcessDiedError
+from ds_sync.testing.simulator.process import Image, ProcessDiedError
+from ds_sync.testing.simulator.replica import RecordingAdapter, ReplicaProcess, SimulatedReplica, SimulatedStore
+from ds_sync.testing.simulator.scenario import Scenario
 from ds_sync.testing.simulator.server import EPOCH
 from ds_sync.testing.simulator.subjects import Subject
 from ds_sync.testing.simulator.trace import Trace
 
+if TYPE_CHECKING:
+    from ds_sync.testing.simulator.laws import Laws
+
 SERVER = "http://server"
-DOCUMENT = "doc"
 
 
-class ReplicaProcess(Process):
-    """A process of a device."""
+class Holding:
+    """One document on one device: the open one, and what the device did to it."""
 
-    def __init__(self, name: str, path: Path, trace: Trace, laws: Laws, make_adapter: Callable[[], CrdtAdapter]) -> None:
-        super().__init__(name, path, trace)
-        self.laws = laws
-        self.make_adapter = make_adapter
-        self.full = 0
-        """Calls of `enqueue` that fail from now on."""
-        self.stores: list[SimulatedStore] = []
-
-
-class SimulatedStore(LocalStore):
-    """The real store. Its process may die before and after each call, and `enqueue` may find no space."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        owner = OWNER.get()
-        if not isinstance(owner, ReplicaProcess):
-            raise AssertionError("a store outside of a simulated process")
-        self.process = owner
-        self.trusted = False
-        """The simulation itself is calling."""
-        super().__init__(*args, **options)
-        owner.stores.append(self)
-
-    @contextmanager
-    def looking(self) -> Generator[None]:
-        """Let the simulation look into the file without any consequences."""
-        before, self.trusted = self.trusted, True
-        try:
-            yield
-        finally:
-            self.trusted = before
-
-
-def _stepping(name: str) -> Callable[..., Any]:
-    def call(self: SimulatedStore, *args: Any, **options: Any) -> Any:
-        original = getattr(LocalStore, name)
-        if self.trusted:
-            return original(self, *args, **options)
-        process = self.process
-        process.step(f"before {name}")
-        if name == "enqueue" and process.full:
-            process.full -= 1
-            process.trace.note(process.name, "  the disk is full")
-            raise StorageFullError(f"{self.path}: there is no space left for it")
-        before = process.laws.before(self, name, args, options.get("settled"))
-        result = original(self, *args, **options)
-        if before is not None:
-            process.laws.after(self, name, args, before)
-        process.step(f"after {name}")
-        return result
-
-    return call
-
-
-for _name, _ in inspect.getmembers(LocalStore, inspect.isfunction):
-    if not _name.startswith("_") and _name != "close":
-        setattr(SimulatedStore, _name, _stepping(_name))
-
-
-class RecordingAdapter:
-    """An adapter that keeps the updates of the edit that is being made."""
-
-    def __init__(self, inner: CrdtAdapter) -> None:
-        self.inner = inner
-        self.name, self.format, self.content_type = inner.name, inner.format, inner.content_type
-        self.updates: list[bytes] = []
-
-    def new(self) -> Any:
-        return self.inner.new()
-
-    def apply(self, doc: Any, updates: Sequence[bytes]) -> bool:
-        return self.inner.apply(doc, updates)
-
-    def version(self, doc: Any) -> bytes:
-        return self.inner.version(doc)
-
-    def missing(self, doc: Any, since: bytes | None) -> bytes:
-        return self.inner.missing(doc, since)
-
-    def snapshot(self, doc: Any) -> bytes:
-        return self.inner.snapshot(doc)
-
-    def merge(self, updates: Sequence[bytes]) -> bytes:
-        return self.inner.merge(updates)
-
-    def observe(self, doc: Any, callback: Callable[[bytes], None]) -> Unobserve:
-        def receive(update: bytes) -> None:
-            self.updates.append(update)
-            callback(update)
-
-        return self.inner.observe(doc, receive)
-
-
-class Device:
-    """A file, and the process of the moment."""
-
-    def __init__(self, name: str, path: Path, subject: Subject, network: Network, laws: Laws, tuning: Tuning, seed: str) -> None:
-        self.name = name
+    def __init__(self, device: Device, path: str, laws: Laws) -> None:
+        self.name = device.name if path == "doc" else f"{device.name}/{path}"
         self.path = path
-        self.returned: list[bytes] = []
-        """The updates of all edits that returned, here or before the file was copied."""
-        self.attempted: list[bytes] = []
-        """The updates of edits that did not return: they may be there or not."""
-        self.online = False
-        self.process: ReplicaProcess | None = None
+        self.laws = laws
         self.document: Document | None = None
-        self._replica: Replica | None = None
-        self._adapter: RecordingAdapter | None = None
-        self._subject = subject
-        self._network = network
-        self._laws = laws
-        self._tuning = tuning
-        self._seed = seed
-        self._random = random.Random(f"{seed} {name}")
+        """None while it is closed."""
+        self.sealed: ProducerStamp | None = None
+        """The number of the newest batch that was sealed."""
+        self.transaction: asyncio.Task[None] | None = None
+        """The application has one open."""
+        self._device = device
+        self._edits: list[tuple[bytes, int]] = []
+        """The updates of the edits that returned, each with the number of the newest commit then."""
 
     @property
-    def up(self) -> bool:
-        """Whether a process is running with the document open."""
-        return self.process is not None and not self.process.dead and self.document is not None
+    def returned(self) -> list[bytes]:
+        """The updates of all edits that returned, here or before the file was copied, and that nothing has excused since."""
+        return [update for update, _ in self._edits]
 
     @property
     def store(self) -> SimulatedStore:
         """The open store."""
-        if self.process is None:
-            raise AssertionError("no process")
-        return self.process.stores[-1]
+        return self._device.store
 
     def snapshot(self) -> bytes:
         """Return the open document, by the adapter that has it: an adapter may keep what waits beside the document."""
         if self.document is None:
             raise AssertionError("no document")
-        return self._adapter_of(self.document).snapshot(self.document.doc)
+        return self._device.adapter.snapshot(self.document.doc)
+
+    def note_edits(self, updates: list[bytes], commit: int) -> None:
+        """Write down that edits returned when `commit` was the newest of the file."""
+        self._edits += ((update, commit) for update in updates)
+
+    def fall_back(self, commit: int) -> None:
+        """The power was cut, and `commit` is the newest that is left: later edits are excused."""
+        self._edits = [edit for edit in self._edits if edit[1] <= commit]
+
+    def continue_from(self, other: Holding) -> None:
+        """This is a copy of the file in which `other` is."""
+        self.note_edits(other.returned, 0)
+        self.sealed = other.sealed
+
+
+class Device:
+    """A file, and the process of the moment."""
+
+    def __init__(
+        self, name: str, path: Path, subject: Subject, network: Network, laws: Mapping[str, Laws], scenario: Scenario, seed: int
+    ) -> None:
+        """`laws`: of each document, by its path."""
+        self.name = name
+        self.path = path
+        self.disk = Disk(path)
+        self.holdings = {document: Holding(self, document, of) for document, of in laws.items()}
+        self.online = False
+        self.process: ReplicaProcess | None = None
+        self._replica: SimulatedReplica | None = None
+        self._subject = subject
+        self._network = network
+        self._trace: Trace = network.trace
+        self._scenario = scenario
+        self._seed = seed
+        self._random = random.Random(f"{seed} {name}")
+
+    @property
+    def up(self) -> bool:
+        """Whether a process is running with the file open."""
+        return self.process is not None and not self.process.dead and self._replica is not None
+
+    @property
+    def store(self) -> SimulatedStore:
+        """The open store."""
+        return self._opened.store
+
+    @property
+    def adapter(self) -> RecordingAdapter:
+        """The adapter of the running process."""
+        return self._opened.adapter
+
+    @property
+    def _opened(self) -> SimulatedReplica:
+        if self._replica is None:
+            raise AssertionError("no process")
+        return self._replica
+
+    @property
+    def open_holdings(self) -> list[Holding]:
+        """Those of the documents that are open."""
+        return [holding for holding in self.holdings.values() if holding.document is not None] if self.up else []
 
     async def start(self, *, online: bool) -> None:
-        """Start a process that opens the document. It may die on the way."""
+        """Start a process that opens all documents. It may die on the way."""
         if self.process is not None:
             raise AssertionError("a process is there already")
-        trace = self._laws.trace
-        trace.note(self.name, "starts" + (", online" if online else ""))
+        self._trace.note(self.name, "starts" + (", online" if online else ""))
         own = random.Random(f"{self._seed} {self.name} {self._random.random()}")
         self.online = online
-        self.process = ReplicaProcess(self.name, self.path, trace, self._laws, lambda: self._subject.make_adapter(own))
-        await self._attend(self.process.start(self._open(self.process, own)))
-        if self.up:
-            self._laws.check_edits(self, "after a start")
+        self.process = ReplicaProcess(
+            self.name, self.path, self._trace, self.disk, self._random, {**self.holdings}, self._scenario.checkpoint_pages
+        )
+        await self._attend(self.process.start(self._start(self.process, own)))
+        self._check("after a start")
 
-    async def _open(self, process: ReplicaProcess, own: random.Random) -> None:
+    async def _start(self, process: ReplicaProcess, own: random.Random) -> None:
         loop = asyncio.get_running_loop()
-        environment = Environment(monotonic=loop.time, now=lambda: EPOCH + loop.time(), random=own, run_in_thread=_run_at_once)
-        replica = Replica(
-            self.path,
+        replica = SimulatedReplica(
+            process,
+            RecordingAdapter(self._subject.make_adapter(own)),
             server=SERVER if self.online else None,
             token=partial(self._network.find_token, self.name),
             transport=SimulatedTransport(process, self._network),
-            environment=environment,
-            tuning=self._tuning,
+            environment=Environment(monotonic=loop.time, now=lambda: EPOCH + loop.time(), random=own, run_in_thread=_run_at_once),
+            tuning=self._scenario.tuning,
+            power_safe=self._scenario.power_safe,
         )
-        self._replica = await replica.__aenter__()
-        self.document = await replica.open(DOCUMENT, crdt=self._laws.adapter.name)
+        await replica.__aenter__()
+        self._replica = replica
+        await self._open_all(replica)
+
+    async def _open_all(self, replica: SimulatedReplica) -> None:
+        for holding in self.holdings.values():
+            if holding.document is None:
+                holding.document = await replica.open(holding.path, crdt=replica.adapter.name)
+
+    async def open_all(self) -> None:
+        """Open the documents that were closed."""
+        if self.up and self.process is not None:
+            self._network.excuse(self.process)
+            await self._attend(self.process.start(self._open_all(self._opened)))
 
     async def _attend(self, task: asyncio.Task[Any]) -> None:
         """Wait for something done inside the process; the process may die of it."""
@@ -203,59 +171,95 @@ class Device:
         elif not task.cancelled():
             task.result()
 
-    def edit(self) -> None:
-        """Make one edit."""
-        process, document = self.process, self.document
+    def _check(self, when: str) -> None:
+        for holding in self.open_holdings:
+            holding.laws.check_edits(holding, when)
+
+    # Edits
+
+    def edit(self, holding: Holding) -> bool:
+        """Make one edit, as a part of the open transaction if there is one; return whether there was anybody to make it."""
+        process, document = self.process, holding.document
         if process is None or document is None or process.dead:
-            return
-        adapter = self._adapter_of(document)
+            return False
+        with self._editing(process, holding) as said:
+            said.append(process.run(lambda: self._subject.edit(document.doc, self._random)))
+        return True
+
+    def transact(self, holding: Holding, pauses: list[float]) -> bool:
+        """Begin a transaction in which an edit is made before each of `pauses`, in seconds; return whether one was begun."""
+        document, process = holding.document, self.process
+        if document is None or process is None or process.dead or holding.transaction is not None:
+            return False
+        transaction = self._subject.transaction(document.doc)
+        if transaction is None:
+            return False
+
+        async def work() -> None:
+            with self._editing(process, holding) as said, transaction:
+                for pause in pauses:
+                    self._subject.edit(document.doc, self._random)
+                    await asyncio.sleep(pause)
+                said.append("ends its transaction")
+                self.adapter.updates = []  # other documents were edited meanwhile
+
+        self._trace.note(holding.name, f"begins a transaction of {len(pauses)} edits")
+        holding.transaction = process.start(work())
+        holding.transaction.add_done_callback(lambda task: setattr(holding, "transaction", None))
+        return True
+
+    @contextmanager
+    def _editing(self, process: ReplicaProcess, holding: Holding) -> Generator[list[str]]:
+        """Write down what an edit came to; whoever makes it says what it is."""
+        adapter, said, returned = self.adapter, list[str](), False
         adapter.updates = []
-        doc, returned = document.doc, False
         try:
-            what = process.run(lambda: self._subject.edit(doc, self._random))
+            yield said
             returned = not process.dead
         except ProcessDiedError:
-            what = "edits, and dies of it"
+            said.append("edits, and dies of it")
         except StorageFullError:
-            what = "edits, and is told that the disk is full"
+            said.append("edits, and is told that the disk is full")
         except BaseExceptionGroup as errors:  # pycrdt collects what its observers raise
             if errors.split((StorageFullError, ProcessDiedError))[1] is not None:
                 raise
-            what = "edits, and that raises"
-        self._laws.trace.note(self.name, what)
-        (self.returned if returned else self.attempted).extend(adapter.updates)
+            said.append("edits, and that raises")
+        self._trace.note(holding.name, said[-1])
+        if returned:
+            holding.note_edits(adapter.updates, self.disk.commits)
 
-    @staticmethod
-    def _adapter_of(document: Document) -> RecordingAdapter:
-        adapter = document._local.adapter
-        if not isinstance(adapter, RecordingAdapter):
-            raise AssertionError("the replica has another adapter")
-        return adapter
+    # Everything else
 
-    async def go_online(self, *, online: bool) -> None:
-        """Connect, or disconnect."""
-        if self.process is not None and self._replica is not None and self.up:
-            self._laws.trace.note(self.name, "goes online" if online else "goes offline")
-            self.online = online
-            self._network.excuse(self.process)
-            replica = self._replica
-            await self._attend(self.process.start(replica.connect(SERVER) if online else replica.disconnect()))
+    async def go_online(self, *, online: bool) -> bool:
+        """Connect, or disconnect; return whether there was anybody to do it."""
+        if not self.up or self.process is None:
+            return False
+        self._trace.note(self.name, "goes online" if online else "goes offline")
+        self.online = online
+        self._network.excuse(self.process)
+        replica = self._opened
+        await self._attend(self.process.start(replica.connect(SERVER) if online else replica.disconnect()))
+        return True
 
-    async def reopen(self) -> None:
-        """Close the document, and open it again."""
-        process, replica, document = self.process, self._replica, self.document
-        if process is not None and replica is not None and document is not None and not process.dead:
-            self._laws.trace.note(self.name, "closes the document and opens it again")
-            self._network.excuse(process)
+    async def reopen(self, holding: Holding, *, after: float | None) -> bool:
+        """Close the document, and open it again `after` so many seconds (None: that is left to others); return whether it was open."""
+        process, document = self.process, holding.document
+        if not self.up or process is None or document is None:
+            return False
+        self._trace.note(holding.name, "is closed" + ("" if after is None else ", and opened again"))
 
-            async def reopen() -> None:
-                await document.close()
-                self.document = await replica.open(DOCUMENT, crdt=self._laws.adapter.name)
+        async def reopen() -> None:
+            await document.close()
+            if after is not None:
+                await asyncio.sleep(after)
+                self._network.excuse(process)
+                holding.document = await self._opened.open(holding.path, crdt=self.adapter.name)
 
-            self.document = None
-            await self._attend(process.start(reopen()))
-            if self.up:
-                self._laws.check_edits(self, "after closing and opening")
+        holding.document = None
+        await self._attend(process.start(reopen()))
+        if self.up and holding.document is not None:
+            holding.laws.check_edits(holding, "after closing and opening")
+        return True
 
     async def bury(self) -> None:
         """Wait until nothing of the dead process runs any more; the file is then as the death left it."""
@@ -263,41 +267,26 @@ class Device:
         if process is None or not process.dead or process.image is None:
             raise AssertionError("the process lives")
         await process.buried
-        for store in process.stores:
-            store.close()
-        self.process = self.document = self._replica = None
+        for close in process.closers:
+            close()
+        self.process = self._replica = None
+        for holding in self.holdings.values():
+            holding.document = None
+            if process.power_fails and not self._scenario.power_safe:
+                holding.fall_back(self.disk.commits)
         process.image.restore(self.path)
 
     def copy_to(self, other: Device) -> None:
         """Give another device a copy of the file as it is, and with it the edits that are in it."""
         Image.take(self.path).restore(other.path)
-        other.returned = list(self.returned)
-        if self.up:
-            with self.store.looking():
-                for record in self.store.documents():
-                    self._network.copied.add(record.producer.id)
-                    if record.batch is not None:
-                        self._network.copied.add(record.batch.stamp.id)
+        for holding in self.holdings.values():
+            other.holdings[holding.path].continue_from(holding)
+        with self.store.looking():
+            for record in self.store.documents():
+                self._network.copied.add(record.producer.id)
+                if record.batch is not None:
+                    self._network.copied.add(record.batch.stamp.id)
 
 
 async def _run_at_once(call: Callable[..., Any], /, *args: Any) -> Any:
     return call(*args)
-
-
-def _load_adapter(name: str) -> RecordingAdapter:
-    owner = OWNER.get()
-    if not isinstance(owner, ReplicaProcess):
-        raise AssertionError("an adapter outside of a simulated process")
-    return RecordingAdapter(owner.make_adapter())
-
-
-@contextmanager
-def seams(*, merge_rows: int) -> Generator[None]:
-    """Make every Replica use the simulated store and adapters for a while. `merge_rows`: above so many rows a batch is taken from the
-    live document.
-    """
-    with (
-        mock.patch.multiple(replica_module, LocalStore=SimulatedStore, load_adapter=_load_adapter),
-        mock.patch.object(local_module, "MERGE_ROWS", merge_rows),
-    ):
-        yield

@@ -14,11 +14,12 @@ from ds_sync.testing.simulator.network import Network
 from ds_sync.testing.simulator.subjects import Subject
 
 if TYPE_CHECKING:
-    from ds_sync.testing.simulator.device import Device, SimulatedStore
+    from ds_sync.testing.simulator.device import Holding
+    from ds_sync.testing.simulator.replica import SimulatedStore
 
 
 class Laws:
-    """The judge of one run."""
+    """The judge of one document of one run."""
 
     def __init__(self, subject: Subject, adapter: CrdtAdapter, network: Network, *, rows_as_they_are: bool) -> None:
         """`rows_as_they_are`: batches are merged from the outbox's rows; taken from the live document they may repeat what others made."""
@@ -39,6 +40,8 @@ class Laws:
         """
         self.healed = False
         self.deleted = False
+        self.garbage: set[bytes] = set()
+        """Frames of strangers that no adapter can read."""
 
     # While it runs
 
@@ -69,34 +72,37 @@ class Laws:
     def check_checkpoint(self, store: SimulatedStore, record: DocumentRecord) -> None:
         """The checkpoint is never ahead of the data in the file."""
         stored = self._stored(store, record)
-        if self.adapter.apply(stored, self.ledger.frames(record.checkpoint)):
+        if self.adapter.apply(stored, self._good_frames(record.checkpoint)):
             self.trace.accuse(
                 "the checkpoint is not ahead of the data", f"{store.process.name} lacks something that stands before {record.checkpoint}"
             )
 
-    def check_edits(self, device: Device, when: str) -> None:
-        """Every edit that returned is in the document and in the file; the checkpoint is not ahead."""
+    def check_edits(self, device: Holding, when: str) -> None:
+        """Every edit that returned is in the document and in the file; the checkpoint is not ahead; what was sealed is still sealed."""
         if device.document is None:
             raise AssertionError("no document")
         store = device.store
         with store.looking():
-            for record in store.documents():
-                self.check_checkpoint(store, record)
-                if self.adapter.apply(self._stored(store, record), device.returned):
-                    self.trace.accuse("an edit that returned is in the file", f"{device.name} lost one {when}")
+            record = _record_of(device)
+            self.check_checkpoint(store, record)
+            if self.adapter.apply(self._stored(store, record), device.returned):
+                self.trace.accuse("an edit that returned is in the file", f"{device.name} lost one {when}")
+        sealed = device.sealed
+        if sealed is not None and (record.producer.id, record.producer.seq) != (sealed.id, sealed.seq + 1):
+            self.trace.accuse("what was sealed stays sealed", f"{device.name} is at {record.producer} {when}, after {sealed} was sealed")
         if self._lacks(device, device.returned):
             self.trace.accuse("an edit that returned is in the document", f"{device.name} lost one {when}")
 
     # At the end
 
-    def check_end(self, devices: Sequence[Device], tail: str | None, acknowledged: Sequence[bytes]) -> None:
+    def check_end(self, devices: Sequence[Holding], tail: str | None, acknowledged: Sequence[bytes]) -> None:
         """`tail`: of the stream, if there is one. `acknowledged`: updates of others than the replicas, which the server has."""
         following = []
         for device in devices:
             self.check_edits(device, "in the end")
             if self._follows(device, tail):
                 following.append(device)
-        stream = [] if tail is None else self.ledger.frames(tail)
+        stream = [] if tail is None else self._good_frames(tail)
         plain = self._document(stream)
         must = [update for device in following for update in device.returned]
         if tail is not None and following and self.adapter.apply(self._document(stream), must):
@@ -116,12 +122,15 @@ class Laws:
                     "replicas equal a plain document", f"{device.name}: {self.subject.content(doc)!r}, not {self.subject.content(plain)!r}"
                 )
             with device.store.looking():
-                stored = self._stored(device.store, _record(device.store, 1))
+                stored = self._stored(device.store, _record_of(device))
             if self.subject.content(stored) != self.subject.content(doc):
                 self.trace.accuse("the file holds the document", f"{device.name}: {self.subject.content(stored)!r} is stored")
+            unreported = self._garbage_before(tail) - {bad.data for bad in device.document.quarantined()} if device.document else set()
+            if unreported:
+                self.trace.accuse("what can't be used is quarantined", f"{device.name} skipped {unreported} in silence")
         self._check_once(stream)
 
-    def _follows(self, device: Device, tail: str | None) -> bool:
+    def _follows(self, device: Holding, tail: str | None) -> bool:
         if device.document is None:
             raise AssertionError("no document")
         status = device.document.status
@@ -132,7 +141,7 @@ class Laws:
         if status.state != "live" or status.unsaved or status.unsent or status.sent:
             self.trace.accuse("everything is synced in the end", f"{device.name}: {status}")
         with device.store.looking():
-            record = _record(device.store, 1)
+            record = _record_of(device)
         if record.checkpoint != tail:
             self.trace.accuse("a replica stands at the tail in the end", f"{device.name} is at {record.checkpoint}, the tail is {tail}")
         return True
@@ -157,13 +166,25 @@ class Laws:
         self.adapter.apply(doc, updates)
         return doc
 
-    def _lacks(self, device: Device, updates: Sequence[bytes]) -> bool:
+    def _garbage_before(self, tail: str | None) -> set[bytes]:
+        return set() if tail is None else self.garbage.intersection(self.ledger.frames(tail))
+
+    def _good_frames(self, offset: str) -> list[bytes]:
+        return [payload for payload in self.ledger.frames(offset) if payload not in self.garbage]
+
+    def _lacks(self, device: Holding, updates: Sequence[bytes]) -> bool:
         return self.adapter.apply(self._document([device.snapshot()]), updates)
 
     def _stored(self, store: SimulatedStore, record: DocumentRecord) -> Any:
         with store.looking():
             content = store.load(record.id)
         return self._document([*([content.snapshot] if content.snapshot is not None else []), *content.updates])
+
+
+def _record_of(device: Holding) -> DocumentRecord:
+    if device.document is None:
+        raise AssertionError("no document")
+    return _record(device.store, device.document._local.record.id)
 
 
 def _record(store: SimulatedStore, document: int) -> DocumentRecord:

@@ -70,6 +70,8 @@ class Network:
         """The machines that can't reach the server."""
         self.spell = 0
         """For a while, this is the answer to everything; 204 and 413 only to appends. 0: there is no such spell."""
+        self.barred: dict[str, int] = {}
+        """By the stream's URL: what every append to it is answered, while everything else goes its way."""
         self.token = "token 0"
         """What the server wants to see; without it the answer is 401."""
         self.tokens: dict[str, str] = {}
@@ -126,8 +128,10 @@ class Network:
         """Return how long a packet takes, in seconds; packets overtake each other."""
         return self.random.expovariate(1.0 / self.weather.latency)
 
-    def refuse(self, method: str) -> Response | None:
-        """Return the answer of the spell, if there is one and it is about such a request."""
+    def refuse(self, method: str, url: str) -> Response | None:
+        """Return the answer of the spell, or of what bars this stream, if there is one and it is about such a request."""
+        if method == "POST" and url in self.barred:
+            return self.make_refusal(self.barred[url])
         return None if not self.spell or (self.spell in (204, 413) and method != "POST") else self.make_refusal(self.spell)
 
     def make_refusal(self, status: int) -> Response:
@@ -204,7 +208,7 @@ class SimulatedTransport:
         if fate == "late":
             self._come_again(method, url, headers, body)
             raise await self._nothing(timeout)
-        if (refusal := network.refuse(method)) is not None:
+        if (refusal := network.refuse(method, url)) is not None:
             return refusal
         if fate == "refuse":
             return network.make_refusal(network.random.choice(REFUSALS))
@@ -258,7 +262,7 @@ class SimulatedTransport:
             error = await self._nothing(timeout)
             network.trace.note(name, f"  {method} {_short(url)}: {error} [{fate}]")
             raise error
-        refusal = network.refuse(method)
+        refusal = network.refuse(method, url)
         if refusal is None and fate in ("refuse", "gateway"):
             refusal = network.make_refusal(network.random.choice((401, 403, 429, 500, 502, 503)))
         if refusal is not None:

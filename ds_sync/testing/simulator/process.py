@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import random
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ds_sync.testing.simulator.loop import OWNER
 from ds_sync.testing.simulator.trace import Trace
+
+if TYPE_CHECKING:
+    from ds_sync.testing.simulator.disk import Disk
 
 T = TypeVar("T")
 
@@ -21,14 +25,20 @@ class ProcessDiedError(BaseException):
 class Process:
     """Runs tasks that end together. `step` is called wherever the process could die; a fuse says at which call it does."""
 
-    def __init__(self, name: str, path: Path, trace: Trace) -> None:
+    def __init__(self, name: str, path: Path, trace: Trace, disk: Disk, random: random.Random) -> None:
         self.name = name
         self.path = path
         self.trace = trace
+        self.disk = disk
         self.tasks: list[asyncio.Task[Any]] = []
         self.dead = False
         self.fuse: int | None = None
         """Calls of `step` until death."""
+        self.power_fails = False
+        """The fuse is the machine's: the files fall back to what the disk has."""
+        self.closers: list[Callable[[], None]] = []
+        """What lets go of the process's files."""
+        self._random = random
         self.image: Image | None = None
         """What death left of the file."""
         self.on_death: Callable[[], None] = lambda: None
@@ -55,11 +65,18 @@ class Process:
                 raise ProcessDiedError(self.name)
 
     def die(self, where: str) -> None:
-        """End the process as SIGKILL does: what it had under way is not finished."""
+        """End the process as SIGKILL does, or with the power: what it had under way is not finished."""
         if not self.dead:
             self.dead = True
             self.image = Image.take(self.path)
-            self.trace.note(self.name, f"dies: {where}")
+            if self.power_fails:
+                written = self.disk.commits
+                self.image = self.disk.cut(self.image, self._random)
+                self.trace.note(self.name, f"loses power, and its last {written - self.disk.commits} commits: {where}")
+                self.trace.count("power cut, commits lost" if written > self.disk.commits else "power cut, nothing lost")
+            else:
+                self.trace.note(self.name, f"dies: {where}")
+                self.trace.count("death")
             self.on_death()
             asyncio.get_running_loop().call_soon(self._bury)
 

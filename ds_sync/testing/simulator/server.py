@@ -19,6 +19,7 @@ from ds_sync.protocol.offsets import BEGINNING
 from ds_sync.server.app import create_app
 from ds_sync.server.engines.sqlite import SqliteEngine
 from ds_sync.server.responses import Message
+from ds_sync.testing.simulator.disk import Disk
 from ds_sync.testing.simulator.foreign import ForeignApp, ForeignLedger, Habits
 from ds_sync.testing.simulator.ledger import Ledger, ObservedEngine
 from ds_sync.testing.simulator.process import Image, Process, ProcessDiedError
@@ -112,6 +113,7 @@ class Server:
 
     def __init__(self, path: Path, trace: Trace, ledger: Ledger, random: random.Random, options: ServerOptions) -> None:
         self.path = path
+        self.disk = Disk(path)
         self.options = options
         self.ledger = ForeignLedger() if options.foreign else ledger
         self.process: Process | None = None
@@ -130,7 +132,7 @@ class Server:
 
     def start(self) -> None:
         """Start a process on the file."""
-        process = self.process = Process("server", self.path, self._trace)
+        process = self.process = Process("server", self.path, self._trace, self.disk, self._random)
         process.on_death = self._lose_connections
         process.run(self._open)
         self._trace.note("server", "starts")
@@ -144,6 +146,7 @@ class Server:
                 self.ledger.streams = app.streams
             return
         self.engine = SqliteEngine(self.path, run_in_thread=self._run_in_thread, settle_rows=options.settle_rows)
+        self.engine._writer = self.disk.watch(self.engine._writer)
         self._app = create_app(
             ObservedEngine(self.engine, self.ledger),
             environment=environment,

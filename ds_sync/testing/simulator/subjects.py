@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from ds_sync.crdt import CrdtAdapter, load_adapter
@@ -19,6 +20,11 @@ class Subject(Protocol):
 
     def edit(self, doc: Any, random: random.Random) -> str:
         """Make one edit, deletions among them; return what it was, in a few words. Every edit must change something."""
+
+    def transaction(self, doc: Any) -> AbstractContextManager[object] | None:
+        """Return a transaction of the application, inside which it will make several edits and wait for other things; None: there is no
+        such thing here.
+        """
 
     def content(self, doc: Any) -> str:
         """Return what a reader sees."""
@@ -54,6 +60,10 @@ class YjsSubject:
         character, at = random.choice("abcdefghijklmnopqrstuvwxyz"), random.randint(max(0, length - 4), length)
         text.insert(at, character)
         return f"writes {character!r}"
+
+    def transaction(self, doc: Any) -> AbstractContextManager[object]:
+        transaction: AbstractContextManager[object] = doc.transaction()
+        return transaction
 
     def content(self, doc: Any) -> str:
         from pycrdt import Text

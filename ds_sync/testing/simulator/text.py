@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from ds_sync.exceptions import InvalidUpdateError
+from ds_sync.exceptions import DocumentBusyError, InvalidUpdateError
 
 Number = tuple[int, int]
 ROOT: Number = (0, 0)
 
 
 class TextDoc:
-    """A text; edited by `insert` and `delete`."""
+    """A text; edited by `insert` and `delete`, several of which are one update inside `transaction`."""
 
     def __init__(self, client: int) -> None:
         self.client = client
@@ -28,6 +29,8 @@ class TextDoc:
         self.deleted: dict[Number, None] = {}
         self.clocks: dict[int, int] = {}
         self.observers: list[Callable[[bytes], None]] = []
+        self.pending: tuple[dict[Number, tuple[Number, str]], list[Number]] | None = None
+        """What the open transaction has made."""
 
     def visible(self) -> list[Number]:
         """Return the characters that are there, in the order they came."""
@@ -38,16 +41,32 @@ class TextDoc:
         number = (self.client, self.clocks.get(self.client, 0) + 1)
         self.placed[number] = (parent, character)
         self.clocks[self.client] = number[1]
-        self._announce(encode({number: self.placed[number]}, ()))
+        self._announce({number: self.placed[number]}, [])
 
     def delete(self, number: Number) -> None:
         """Take a character away."""
         self.deleted[number] = None
-        self._announce(encode({}, (number,)))
+        self._announce({}, [number])
 
-    def _announce(self, update: bytes) -> None:
+    @contextmanager
+    def transaction(self) -> Generator[None]:
+        """Make one update of the edits inside; what raises inside undoes nothing. Transactions don't nest."""
+        pending: tuple[dict[Number, tuple[Number, str]], list[Number]] = {}, []
+        self.pending = pending
+        try:
+            yield
+        finally:
+            self.pending = None
+            if any(pending):
+                self._announce(*pending)
+
+    def _announce(self, inserted: dict[Number, tuple[Number, str]], deleted: list[Number]) -> None:
+        if self.pending is not None:
+            self.pending[0].update(inserted)
+            self.pending[1].extend(deleted)
+            return
         for observer in tuple(self.observers):
-            observer(update)
+            observer(encode(inserted, deleted))
 
     def __str__(self) -> str:
         children: dict[Number, list[Number]] = {}
@@ -88,6 +107,7 @@ class TextAdapter:
         return TextDoc(self._random.getrandbits(40) + 1)
 
     def apply(self, doc: TextDoc, updates: Sequence[bytes]) -> bool:
+        _refuse_open_transaction(doc)
         news = False
         try:
             for index, update in enumerate(updates):
@@ -122,9 +142,11 @@ class TextAdapter:
                     moved = True
 
     def version(self, doc: TextDoc) -> bytes:
+        _refuse_open_transaction(doc)
         return json.dumps(list(doc.clocks.items())).encode()
 
     def missing(self, doc: TextDoc, since: bytes | None) -> bytes:
+        _refuse_open_transaction(doc)
         known = {} if since is None else dict(json.loads(since))
         beyond = {number: entry for number, entry in doc.placed.items() if number[1] > known.get(number[0], 0)}
         return encode(beyond | doc.waiting, doc.deleted)
@@ -146,6 +168,11 @@ class TextAdapter:
         return lambda: doc.observers.remove(callback)
 
 
+def _refuse_open_transaction(doc: TextDoc) -> None:
+    if doc.pending is not None:
+        raise DocumentBusyError("a transaction is open on this document")
+
+
 class TextSubject:
     """The text as a subject of the simulation (`ds_sync.testing.simulator.subjects.Subject`)."""
 
@@ -163,6 +190,10 @@ class TextSubject:
         character = random.choice("abcdefghijklmnopqrstuvwxyz")
         doc.insert(random.choice(visible[-4:]) if visible and random.random() < 0.9 else ROOT, character)
         return f"writes {character!r}"
+
+    def transaction(self, doc: Any) -> AbstractContextManager[object]:
+        transaction: AbstractContextManager[object] = doc.transaction()
+        return transaction
 
     def content(self, doc: Any) -> str:
         return str(doc)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass, field
 
 
@@ -23,10 +24,16 @@ class Trace:
 
     lines: list[tuple[float, str, str]] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    """How often what happened."""
 
     def note(self, actor: str, text: str) -> None:
         """Write down what `actor` did, or what happened to it."""
         self.lines.append((asyncio.get_running_loop().time(), actor, text))
+
+    def count(self, what: str) -> None:
+        """Count something that happened, for the summary of many runs: a fault that never happens tests nothing."""
+        self.counts[what] += 1
 
     def accuse(self, law: str, details: str) -> None:
         """Write down that a law was broken. The first is the one to look at."""

@@ -7,22 +7,24 @@ import logging
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Coroutine
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ds_sync.exceptions import SyncStoppedError
 from ds_sync.protocol.framing import build_frame
-from ds_sync.replica.local import Tuning
 from ds_sync.replica.store import LocalStore
-from ds_sync.testing.simulator.device import DOCUMENT, SERVER, Device, seams
+from ds_sync.testing.simulator.device import SERVER, Device, Holding
+from ds_sync.testing.simulator.disk import Disk
 from ds_sync.testing.simulator.laws import Laws
 from ds_sync.testing.simulator.ledger import Ledger
 from ds_sync.testing.simulator.loop import StuckError, VirtualLoop
-from ds_sync.testing.simulator.network import Network, Weather, draw_weather
-from ds_sync.testing.simulator.process import Image, ProcessDiedError
-from ds_sync.testing.simulator.server import Server, ServerOptions
+from ds_sync.testing.simulator.network import Network
+from ds_sync.testing.simulator.process import Image, Process, ProcessDiedError
+from ds_sync.testing.simulator.scenario import Scenario, draw_scenario
+from ds_sync.testing.simulator.server import Server
 from ds_sync.testing.simulator.subjects import Subject
 from ds_sync.testing.simulator.text import TextSubject
 from ds_sync.testing.simulator.trace import Trace, Violation
@@ -35,39 +37,6 @@ QUIET_SECONDS = 100.0
 
 MAX_DEVICES = 5
 
-EVENTS = {
-    "edit": 40,
-    "burst": 8,
-    "rest": 8,
-    "network": 8,
-    "reopen": 2,
-    "kill": 8,
-    "kill server": 5,
-    "set back": 3,
-    "copy": 2,
-    "delete": 1,
-    "full": 4,
-    "partition": 4,
-    "stray": 4,
-    "newcomer": 1,
-}
-"""What may happen, and how often. Each run has only some of it, so that rare things meet (swarm testing, Groce et al. 2012)."""
-
-ALWAYS = ("edit", "burst", "rest", "network")
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """What a seed draws before anything happens."""
-
-    devices: int
-    steps: int
-    events: tuple[str, ...]
-    weather: Weather
-    options: ServerOptions
-    tuning: Tuning
-    merge_rows: int
-
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -79,28 +48,19 @@ class Outcome:
     lines: int
     simulated: float
     """Seconds."""
+    counts: Counter[str]
+    """How often what happened."""
 
 
-def draw_scenario(random: random.Random) -> Scenario:
-    """Return the scenario of a run."""
-    optional = [event for event in EVENTS if event not in ALWAYS]
-    return Scenario(
-        devices=random.choice((1, 2, 2, 3)),
-        steps=random.randint(8, 45),
-        events=(*ALWAYS, *(event for event in optional if random.random() < 0.4)),
-        weather=draw_weather(random),
-        options=ServerOptions(page_bytes=random.choice((64, 1024 * 1024)), settle_rows=random.choice((3, 10_000))),
-        tuning=Tuning(
-            max_batch=random.choice((100, 4 * 1024 * 1024)), compact_after=random.choice((150, 600, 1024 * 1024)), heal_jitter=1.0
-        ),
-        merge_rows=random.choice((256, 256, 2)),
-    )
+class Shared:
+    """A document, as the world knows it: its stream, its judge, and what strangers put into it."""
 
-
-def draw_backups(random: random.Random) -> Scenario:
-    """Return a scenario in which little happens but that the server is set back, again and again."""
-    events = ("edit", "burst", "rest", "network", "network", *["set back"] * 8)
-    return replace(draw_scenario(random), devices=3, steps=40, events=events, weather=Weather())
+    def __init__(self, path: str, laws: Laws) -> None:
+        self.path = path
+        self.laws = laws
+        self.url = f"{SERVER}/v1/stream/{laws.adapter.name}/default/docs/{path}/.updates"
+        self.acknowledged: list[bytes] = []
+        """Updates of strangers that the server has confirmed."""
 
 
 class World:
@@ -109,178 +69,247 @@ class World:
     def __init__(self, seed: int, scenario: Scenario, subject: Subject, folder: Path, trace: Trace) -> None:
         self.scenario = scenario
         self.trace = trace
-        self.random = random.Random(f"{seed} director")
-        self.ledger = Ledger()
-        self.server = Server(folder / "server.db", trace, self.ledger, random.Random(f"{seed} server"), scenario.options)
+        self.random = random.Random()
+        """The running event's."""
+        self.server = Server(folder / "server.db", trace, Ledger(), random.Random(f"{seed} server"), scenario.options)
         self.network = Network(self.server, scenario.weather, random.Random(f"{seed} network"), trace)
         adapter = subject.make_adapter(random.Random(f"{seed} laws"))
-        self.laws = Laws(subject, adapter, self.network, rows_as_they_are=scenario.merge_rows > 100)
+        self.documents = [
+            Shared(path, Laws(subject, adapter, self.network, rows_as_they_are=scenario.tuning.merge_rows > 100))
+            for path in ("doc", *(f"doc{number}" for number in range(2, scenario.documents + 1)))
+        ]
         self.devices: list[Device] = []
-        self.acknowledged: list[bytes] = []
-        """Updates of strangers that the server has confirmed."""
         self._seed = seed
         self._subject = subject
         self._folder = folder
         self._backups: list[Image] = []
         self._strangers: list[asyncio.Task[None]] = []
-        self._url = f"{SERVER}/v1/stream/{self.laws.adapter.name}/default/docs/{DOCUMENT}/.updates"
 
     async def run(self) -> None:
         """Live through the scenario."""
-        scenario, draw = self.scenario, self.random
-        self.trace.note("world", f"{scenario}")
+        scenario = self.scenario
+        self.trace.note("world", f"{replace(scenario, steps=())}")
         self.server.start()
+        self.random.seed(f"{self._seed} beginning")
         for _ in range(scenario.devices):
-            await self._add_device().start(online=draw.random() < 0.7)
-        actions: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
+            await self._add_device().start(online=self.random.random() < 0.7)
+        actions: dict[str, Callable[[], Coroutine[Any, Any, bool]]] = {
             "edit": self._edit,
             "burst": self._burst,
             "rest": self._rest,
             "network": self._switch_network,
+            "transact": self._transact,
             "reopen": self._reopen,
+            "close": self._close,
             "kill": self._kill,
             "kill server": self._kill_server,
+            "power cut": self._cut_power,
+            "power cut of the server": self._cut_power_of_server,
             "set back": self._set_back,
             "copy": self._copy,
             "delete": self._delete,
             "full": self._fill_disk,
             "partition": self._part,
             "stray": self._let_stranger_write,
+            "garbage": self._let_stranger_write_garbage,
+            "bar": self._bar,
             "newcomer": self._newcomer,
         }
-        weights = [EVENTS[event] for event in scenario.events]
-        for _ in range(scenario.steps):
-            await asyncio.sleep(draw.choice((0.0, draw.expovariate(10.0), draw.expovariate(1.0))))
-            await actions[draw.choices(scenario.events, weights)[0]]()
+        for step in scenario.steps:
+            await asyncio.sleep(step.pause)
+            self.random.seed(f"{self._seed} {step.key}")
+            if await actions[step.event]():
+                self.trace.count(step.event)
             await self._raise_the_dead()
         await self._calm_down()
-        self.laws.check_end(self.devices, await self._tail(), self.acknowledged)
+        for shared in self.documents:
+            holdings = [device.holdings[shared.path] for device in self.devices]
+            shared.laws.check_end(holdings, await self._tail(shared), shared.acknowledged)
 
     def _add_device(self) -> Device:
         name = f"device{len(self.devices) + 1}"
-        device = Device(name, self._folder / f"{name}.db", self._subject, self.network, self.laws, self.scenario.tuning, str(self._seed))
+        laws = {shared.path: shared.laws for shared in self.documents}
+        device = Device(name, self._folder / f"{name}.db", self._subject, self.network, laws, self.scenario, self._seed)
         shutil.copyfile(self._folder / "empty.db", device.path)
         self.devices.append(device)
         return device
 
-    # What happens
-
-    async def _edit(self) -> None:
-        self.random.choice(self.devices).edit()
-
-    async def _burst(self) -> None:
+    def _choose(self) -> tuple[Device, Holding]:
         device = self.random.choice(self.devices)
+        return device, device.holdings[self.random.choice(self.documents).path]
+
+    # What happens. Each returns whether it did.
+
+    async def _edit(self) -> bool:
+        device, holding = self._choose()
+        return device.edit(holding)
+
+    async def _burst(self) -> bool:
+        device, holding = self._choose()
         for _ in range(self.random.randint(2, 8)):
-            device.edit()
+            device.edit(holding)
+        return device.up
 
-    async def _rest(self) -> None:
+    async def _rest(self) -> bool:
         await asyncio.sleep(self.random.choice((2.0, 20.0, 100.0)))
+        return True
 
-    async def _switch_network(self) -> None:
+    async def _switch_network(self) -> bool:
         device = self.random.choice(self.devices)
-        await device.go_online(online=not device.online)
+        return await device.go_online(online=not device.online)
 
-    async def _reopen(self) -> None:
-        await self.random.choice(self.devices).reopen()
+    async def _transact(self) -> bool:
+        device, holding = self._choose()
+        mean = self.random.choice((0.01, 1.0))
+        return device.transact(holding, [self.random.expovariate(1.0 / mean) for _ in range(self.random.randint(1, 3))])
 
-    async def _kill(self) -> None:
-        device = self.random.choice(self.devices)
-        if device.up and device.process is not None:
-            if self.random.random() < 0.2:
-                device.process.die("killed")
-            else:
-                device.process.fuse = self.random.randint(0, 12)
+    async def _reopen(self) -> bool:
+        device, holding = self._choose()
+        return await device.reopen(holding, after=self.random.choice((0.0, 1.0)))
 
-    async def _kill_server(self) -> None:
-        process = self.server.process
-        if process is not None and self.server.up:
-            if self.random.random() < 0.2:
-                process.die("killed")
-            else:
-                process.fuse = self.random.randint(0, 6)
+    async def _close(self) -> bool:
+        device, holding = self._choose()
+        return await device.reopen(holding, after=None)
 
-    async def _set_back(self) -> None:
+    async def _kill(self) -> bool:
+        return self._light_fuse(self.random.choice(self.devices).process, 12)
+
+    async def _kill_server(self) -> bool:
+        return self._light_fuse(self.server.process, 6)
+
+    async def _cut_power(self) -> bool:
+        return self._light_fuse(self.random.choice(self.devices).process, 12, power=True)
+
+    async def _cut_power_of_server(self) -> bool:
+        return self._light_fuse(self.server.process, 6, power=True)
+
+    def _light_fuse(self, process: Process | None, steps: int, *, power: bool = False) -> bool:
+        if process is None or process.dead:
+            return False
+        process.power_fails = power
+        if self.random.random() < 0.2:
+            process.die("just so")
+        else:
+            process.fuse = self.random.randint(0, steps)
+        return True
+
+    async def _set_back(self) -> bool:
         if not self.server.up or self.server.process is None:
-            return
+            return False
         if not self._backups or self.random.random() < 0.6:
             self.trace.note("server", "is backed up")
             self._backups.append(Image.take(self.server.path))
-            return
+            return False
+        self.server.process.power_fails = False
         self.server.process.die("to be set back to an older copy of its file")
         await self.server.bury()
-        self.laws.rewritten = True
         self.random.choice(self._backups).restore(self.server.path)
+        self.server.disk = Disk(self.server.path)
         self.server.start()
-        if await self._tail() is None:
-            self.laws.deleted = True  # the backup is older than the stream: whoever is first makes another document
+        for shared in self.documents:
+            shared.laws.rewritten = True
+            if await self._tail(shared) is None:
+                shared.laws.deleted = True  # the backup is older than the stream: whoever is first makes another document
+        return True
 
-    async def _copy(self) -> None:
+    async def _copy(self) -> bool:
         original = self.random.choice(self.devices)
-        if original.up and len(self.devices) < MAX_DEVICES:
-            device = self._add_device()
-            self.trace.note(original.name, f"its file is copied; the copy is {device.name}")
-            self.laws.copied = True
-            original.copy_to(device)
-            await device.start(online=self.random.random() < 0.7)
+        if not original.up or len(self.devices) >= MAX_DEVICES:
+            return False
+        device = self._add_device()
+        self.trace.note(original.name, f"its file is copied; the copy is {device.name}")
+        for shared in self.documents:
+            shared.laws.copied = True
+        original.copy_to(device)
+        await device.start(online=self.random.random() < 0.7)
+        return True
 
-    async def _delete(self) -> None:
-        if self.server.up:
-            self.laws.rewritten = self.laws.deleted = True
-            self.trace.note("world", f"the stream is deleted: {(await self._call('DELETE'))[0]}")
+    async def _delete(self) -> bool:
+        if not self.server.up:
+            return False
+        shared = self.random.choice(self.documents)
+        shared.laws.rewritten = shared.laws.deleted = True
+        self.trace.note("world", f"the stream of {shared.path} is deleted: {(await self._call('DELETE', shared))[0]}")
+        return True
 
-    async def _fill_disk(self) -> None:
+    async def _fill_disk(self) -> bool:
         device = self.random.choice(self.devices)
-        if device.process is not None and device.up:
-            device.process.full = self.random.randint(1, 3)
+        if device.process is None or not device.up:
+            return False
+        device.process.full = self.random.randint(1, 3)
+        return True
 
-    async def _part(self) -> None:
+    async def _part(self) -> bool:
         name = self.random.choice(self.devices).name
         self.trace.note(name, "can reach the server again" if name in self.network.apart else "can't reach the server")
         self.network.apart ^= {name}
+        return True
 
-    async def _newcomer(self) -> None:
-        if len(self.devices) < MAX_DEVICES:
-            await self._add_device().start(online=True)
+    async def _bar(self) -> bool:
+        """Something on the way refuses all that is written to one document, until the end."""
+        shared, status = self.random.choice(self.documents), self.random.choice((401, 403, 413, 429, 500))
+        self.trace.note("world", f"nothing can be written to {shared.path}: {status}")
+        self.network.barred[shared.url] = status
+        return True
 
-    async def _let_stranger_write(self) -> None:
+    async def _newcomer(self) -> bool:
+        if len(self.devices) >= MAX_DEVICES:
+            return False
+        await self._add_device().start(online=True)
+        return True
+
+    async def _let_stranger_write(self) -> bool:
         """Somebody else's program makes two edits, the second on top of the first, and sends the second first."""
-        tail = await self._tail()
+        shared = self.random.choice(self.documents)
+        tail = await self._tail(shared)
         if tail is None:
-            return
+            return False
         adapter = self._subject.make_adapter(random.Random(f"{self._seed} stranger {self.random.random()}"))
         doc, updates = adapter.new(), list[bytes]()
-        adapter.apply(doc, self.ledger.frames(tail))
+        adapter.apply(doc, [update for update in shared.laws.ledger.frames(tail) if update not in shared.laws.garbage])
         unobserve = adapter.observe(doc, updates.append)
         while len(updates) < 2:
             self._subject.edit(doc, self.random)
         unobserve()
         self.trace.note("stranger", "writes two edits and sends the second")
-        await self._append_stranger(updates[1])
-        self._strangers.append(asyncio.create_task(self._append_later(updates[0], self.random.choice((0.5, 10.0, 60.0)))))
+        await self._append_stranger(shared, updates[1])
+        self._strangers.append(asyncio.create_task(self._append_later(shared, updates[0], self.random.choice((0.5, 10.0, 60.0)))))
+        return True
 
-    async def _append_later(self, update: bytes, delay: float) -> None:
+    async def _let_stranger_write_garbage(self) -> bool:
+        """Somebody else's program writes a whole frame that holds no update."""
+        shared = self.random.choice(self.documents)
+        if await self._tail(shared) is None:
+            return False
+        self.trace.note("stranger", "writes what is no update")
+        garbage = b"garbage %016x" % self.random.getrandbits(64)
+        shared.laws.garbage.add(garbage)
+        await self._append_stranger(shared, garbage)
+        return True
+
+    async def _append_later(self, shared: Shared, update: bytes, delay: float) -> None:
         await asyncio.sleep(delay)
         self.trace.note("stranger", "sends the first")
-        await self._append_stranger(update)
+        await self._append_stranger(shared, update)
 
-    async def _append_stranger(self, update: bytes) -> None:
+    async def _append_stranger(self, shared: Shared, update: bytes) -> None:
         body = build_frame(update)
-        self.network.senders.setdefault(body, set()).add(f"stranger {len(self.acknowledged)}")
-        status, _ = await self._call("POST", body)
-        if status in (200, 204):
-            self.acknowledged.append(update)
+        self.network.senders.setdefault(body, set()).add(f"stranger {len(shared.acknowledged)}")
+        status, _ = await self._call("POST", shared, body)
+        if status in (200, 204) and update not in shared.laws.garbage:
+            shared.acknowledged.append(update)
 
-    async def _call(self, method: str, body: bytes = b"") -> tuple[int, dict[str, str]]:
+    async def _call(self, method: str, shared: Shared, body: bytes = b"") -> tuple[int, dict[str, str]]:
         """Ask the server directly; the status is 0 if it does not answer."""
         if not self.server.up:
             return 0, {}
-        call = self.server.open(method, self._url, {"content-type": self.laws.adapter.content_type}, body)
+        call = self.server.open(method, shared.url, {"content-type": shared.laws.adapter.content_type}, body)
         while not call.ended and not call.cut:
             await call.wait()
         return (0, {}) if call.cut else (call.status, call.headers)
 
-    async def _tail(self) -> str | None:
-        status, headers = await self._call("HEAD")
+    async def _tail(self, shared: Shared) -> str | None:
+        status, headers = await self._call("HEAD", shared)
         return headers["stream-next-offset"] if status == 200 else None
 
     async def _raise_the_dead(self, *, all: bool = False) -> None:
@@ -307,30 +336,44 @@ class World:
             if device.process is not None:
                 device.process.full = 0
         await self._raise_the_dead(all=True)
+        holdings = [holding for device in self.devices for holding in device.holdings.values()]
         for device in self.devices:
+            await device.open_all()
+            await asyncio.gather(*(holding.transaction for holding in device.holdings.values() if holding.transaction))
             await device.go_online(online=True)  # again, if it was: blocked documents are tried once more
+        if self.network.barred:
+            free = [shared.path for shared in self.documents if shared.url not in self.network.barred]
+            await self._wait_until_synced(device.holdings[path] for device in self.devices for path in free)
+            self.trace.note("world", "everything can be written to again")
+            self.network.barred.clear()
+            for device in self.devices:
+                await device.go_online(online=True)
         for _ in range(2):
-            await asyncio.gather(*map(self._wait_until_synced, self.devices))
+            await self._wait_until_synced(holdings)
             await asyncio.sleep(QUIET_SECONDS)
         await asyncio.gather(*self._strangers)
-        await asyncio.gather(*map(self._wait_until_synced, self.devices))
+        await self._wait_until_synced(holdings)
         await asyncio.sleep(1.0)
 
-    async def _wait_until_synced(self, device: Device) -> None:
-        if device.document is None:
+    async def _wait_until_synced(self, holdings: Iterable[Holding]) -> None:
+        await asyncio.gather(*map(self._wait_for_one, holdings))
+
+    async def _wait_for_one(self, holding: Holding) -> None:
+        if holding.document is None:
             raise AssertionError("no document")
         try:
             async with asyncio.timeout(SYNC_SECONDS):
-                await device.document.synced()
+                await holding.document.synced()
         except TimeoutError:
-            self.trace.accuse("everything is synced in the end", f"{device.name} is not: {device.document.status}")
+            self.trace.accuse("everything is synced in the end", f"{holding.name} is not: {holding.document.status}")
         except SyncStoppedError as error:
-            self.trace.note(device.name, f"reports: {error}")
+            self.trace.note(holding.name, f"reports: {error}")
 
     async def end(self) -> None:
         """End all processes, and let go of all files."""
         for process in (self.server.process, *(device.process for device in self.devices)):
             if process is not None:
+                process.power_fails = False
                 process.die("the run is over")
         if self.server.process is not None:
             await self.server.bury()
@@ -349,7 +392,7 @@ def run_seed(seed: int, *, subject: Subject | None = None, scenario: Scenario | 
     handler = _LogHandler(trace)
     logger = logging.getLogger("ds_sync")
     propagate = logger.propagate
-    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as name, seams(merge_rows=scenario.merge_rows):
+    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as name:
         folder = Path(name)
         (folder / "empty.db").write_bytes(_empty_replica())
         logger.addHandler(handler)
@@ -364,7 +407,7 @@ def run_seed(seed: int, *, subject: Subject | None = None, scenario: Scenario | 
             logger.propagate = propagate
             _end_tasks(loop)
             loop.close()
-    return Outcome(seed, tuple(trace.violations), str(trace), len(trace.lines), loop.time())
+    return Outcome(seed, tuple(trace.violations), str(trace), len(trace.lines), loop.time(), trace.counts)
 
 
 async def _run(seed: int, scenario: Scenario, subject: Subject, folder: Path, trace: Trace) -> None:

@@ -1,0 +1,123 @@
+"""What a seed draws before anything happens. Kept as a file, a scenario replays when the drawing has long changed."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ds_sync.replica.local import Tuning
+from ds_sync.testing.simulator.network import Weather, draw_weather
+from ds_sync.testing.simulator.server import ServerOptions
+
+EVENTS = {
+    "edit": 40,
+    "burst": 8,
+    "rest": 8,
+    "network": 8,
+    "transact": 6,
+    "reopen": 2,
+    "close": 2,
+    "kill": 8,
+    "kill server": 5,
+    "power cut": 6,
+    "power cut of the server": 4,
+    "set back": 3,
+    "copy": 2,
+    "delete": 1,
+    "full": 4,
+    "partition": 4,
+    "stray": 4,
+    "garbage": 2,
+    "bar": 2,
+    "newcomer": 1,
+}
+"""What may happen, and how often. Each run has only some of it, so that rare things meet (swarm testing, Groce et al. 2012)."""
+
+ALWAYS = ("edit", "burst", "rest", "network")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One event."""
+
+    pause: float
+    """Seconds before it."""
+    event: str
+    key: int
+    """Where its own choices come from: taking another step out of the scenario changes nothing about this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """What a seed draws before anything happens."""
+
+    devices: int
+    documents: int
+    steps: tuple[Step, ...]
+    weather: Weather
+    options: ServerOptions
+    tuning: Tuning
+    power_safe: bool
+    """Replicas fsync every commit."""
+    checkpoint_pages: int
+    """Pages of a replica's write-ahead log after which SQLite writes them into the database."""
+
+    def dump(self) -> str:
+        """Return what `load` reads: JSON."""
+        fields = asdict(self) | {"steps": [[step.pause, step.event, step.key] for step in self.steps]}
+        return json.dumps(fields, indent=1)
+
+    @classmethod
+    def load(cls, text: str) -> Scenario:
+        """Read what `dump` wrote. What was not known then is at its default."""
+        fields: dict[str, Any] = json.loads(text)
+        return cls(
+            **fields
+            | {
+                "steps": tuple(Step(*step) for step in fields["steps"]),
+                "weather": Weather(**fields["weather"]),
+                "options": ServerOptions(**fields["options"]),
+                "tuning": Tuning(**fields["tuning"]),
+            }
+        )
+
+
+def draw_scenario(random: random.Random) -> Scenario:
+    """Return the scenario of a run."""
+    events = (*ALWAYS, *(event for event in EVENTS if event not in ALWAYS and random.random() < 0.4))
+    return Scenario(
+        devices=random.choice((1, 2, 2, 3)),
+        documents=random.choice((1, 1, 1, 2, 3)),
+        steps=draw_steps(random, random.randint(8, 45), events),
+        weather=draw_weather(random),
+        options=ServerOptions(page_bytes=random.choice((64, 1024 * 1024)), settle_rows=random.choice((3, 10_000))),
+        tuning=Tuning(
+            max_batch=random.choice((100, 4 * 1024 * 1024)),
+            compact_after=random.choice((150, 600, 1024 * 1024)),
+            merge_rows=random.choice((256, 256, 2)),
+            heal_jitter=1.0,
+        ),
+        power_safe=random.random() < 0.3,
+        checkpoint_pages=random.choice((8, 1000)),
+    )
+
+
+def draw_steps(random: random.Random, count: int, events: tuple[str, ...]) -> tuple[Step, ...]:
+    """Return `count` steps, of `events` as often as EVENTS says."""
+    drawn = random.choices(events, [EVENTS[event] for event in events], k=count)
+    pauses = (random.choice((0.0, random.expovariate(10.0), random.expovariate(1.0))) for _ in drawn)
+    return tuple(Step(round(pause, 3), event, random.getrandbits(32)) for pause, event in zip(pauses, drawn, strict=True))
+
+
+def draw_backups(random: random.Random) -> Scenario:
+    """Return a scenario in which little happens but that the server is set back, again and again."""
+    events = ("edit", "burst", "rest", "network", "network", *["set back"] * 8)
+    return replace(draw_scenario(random), devices=3, documents=1, steps=draw_steps(random, 40, events), weather=Weather())
+
+
+def draw_power_cuts(random: random.Random) -> Scenario:
+    """Return a scenario in which little happens but that somebody's power is cut, again and again."""
+    events = ("edit", "burst", "rest", "network", *["power cut"] * 4, *["power cut of the server"] * 3)
+    return replace(draw_scenario(random), devices=2, documents=1, steps=draw_steps(random, 40, events), weather=Weather())
