@@ -255,6 +255,8 @@ class LocalDocument:
             raise
         if len(bad) > unreadable:
             # What was refused may have come in in part, or be blamed for another: the file has what the document has, whatever that is.
+            # An edit that is in memory only would be among it, in the log, and nothing would ever send it.
+            self._require_all_stored()
             good.append(self.adapter.missing(self.doc, self._stored_version))
         if scratch is not None:
             self._apply(scratch, run.payloads, [], record.checkpoint)

@@ -99,6 +99,26 @@ async def test_what_is_unsaved_at_close_is_tried_once_more_and_told(device: Devi
     assert (device.content, device.local.outbox) == ("two" + LONG, 1)
 
 
+async def test_a_refused_page_brings_no_unsaved_edit_into_the_log(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There a deletion would stay, in this file only: what is sent is the outbox."""
+
+    def refuse(*args: Any) -> None:
+        raise StorageFullError("there is no space left")
+
+    write(device, "abc")
+    with monkeypatch.context() as patch:
+        patch.setattr(device.store, "enqueue", refuse)
+        with pytest.raises(ExceptionGroup):
+            del body(device.local.doc)[0]
+        page = Page(build_frames([b"no update"]), Offset("1"), up_to_date=True)
+        with pytest.raises(StorageFullError):
+            device.local.receive(page)
+        assert len(device.store.load(1).updates) == 1
+    device.local.receive(page)
+    assert device.local.unsaved == []
+    assert len(list(device.store.outbox_rows(1, after=0, limit=9))) == 2
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path | None]:
     """A file system of 1 MB, where the tests may mount one."""
