@@ -183,7 +183,9 @@ class Follower:
         """Return what the error means, and tell the consumer."""
         if state is State.SSE and self._tail.mode is Mode.AUTO and isinstance(error, InvalidRequestError):
             return Event.REFUSED
-        if isinstance(error, ProtocolError):
+        if state is State.LONG_POLL and self._tail.mode is Mode.SUSPECT and isinstance(error, InvalidRequestError):
+            fatal = False  # a server without long-poll, whose SSE was slow once: a bad offset is 400 to the catch-up, too
+        elif isinstance(error, ProtocolError):
             self._protocol_errors += 1
             fatal = self._protocol_errors >= MAX_PROTOCOL_ERRORS
         else:

@@ -16,6 +16,7 @@ from ds_sync.environment import Environment
 from ds_sync.exceptions import (
     ClosedError,
     DsSyncError,
+    InvalidRequestError,
     ProtocolError,
     RateLimitedError,
     TransportError,
@@ -250,6 +251,28 @@ async def test_retry_after_is_waited_for_between_attempts() -> None:
     with pytest.raises(RateLimitedError) as refused:
         await stream.read()
     assert refused.value.retry_after == 7.0
+
+
+async def test_a_server_without_long_poll_is_not_given_up_because_its_sse_was_slow_once() -> None:
+    async def hold_back() -> AsyncIterator[bytes]:
+        if len(scripted.asked) < 3:
+            await asyncio.sleep(60)
+        yield CONTROL
+        await asyncio.sleep(60)
+
+    async def refuse() -> Response:
+        return Response(400, {})
+
+    scripted = Scripted(sse=hold_back, poll=refuse)
+    follower = client(scripted).follow()
+    async with asyncio.timeout(5), follower:
+        assert isinstance(await anext(follower), Page)
+        interruption = await anext(follower)
+        assert isinstance(interruption, Interruption)
+        assert isinstance(interruption.error, InvalidRequestError)
+        assert isinstance(await anext(follower), Page)
+        assert isinstance(await anext(follower), Page)
+    assert scripted.asked == ["page", "sse", "long-poll", "page", "sse"]
 
 
 async def test_an_answer_above_the_bound_is_refused_and_a_closed_transport_says_so() -> None:
