@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 
 from ds_sync import __version__
 from ds_sync.environment import Environment
-from ds_sync.exceptions import DsSyncError, NotFoundError, ServerError
+from ds_sync.exceptions import DsSyncError, InvalidRequestError, NotFoundError, ServerError
 from ds_sync.server.engines.base import StorageEngine
 from ds_sync.server.live import Waiters
 from ds_sync.server.requests import ClientGoneError, parse_stream_path
@@ -106,7 +106,9 @@ class Application:
             else:
                 raise NotFoundError("nothing is served at this path", code="NOT_FOUND")
         except ClientGoneError:
-            return
+            # Who only closed its sending side still reads; and HTTP servers turn an application that says nothing into a 500.
+            if not started:
+                await answer(send, *build_refusal(InvalidRequestError("the request broke off", code="INCOMPLETE_REQUEST")))
         except DsSyncError as error:
             if started:
                 raise

@@ -18,7 +18,7 @@ DISCARD_FACTOR: Final = 4
 
 
 class ClientGoneError(Exception):
-    """The client hung up before its request was complete. Nothing was done, and nobody is there to be told."""
+    """The client hung up before it had its answer, or before its request was complete: then nothing was done."""
 
 
 def parse_stream_path(raw: bytes) -> str:

@@ -37,7 +37,7 @@ from ds_sync.protocol.offsets import BEGINNING, NOW, parse_request_offset
 from ds_sync.protocol.sse import EVENT_CONTROL, EVENT_DATA, build_event
 from ds_sync.server.engines.base import Run, StorageEngine
 from ds_sync.server.live import Hangup, SharedPages, Waiters
-from ds_sync.server.requests import only_value, parse_headers, parse_query, read_body
+from ds_sync.server.requests import ClientGoneError, only_value, parse_headers, parse_query, read_body
 from ds_sync.server.responses import COMMON_HEADERS, HeaderList, Receive, Scope, Send, answer
 
 DEFAULT_CONTENT_TYPE: Final = "application/octet-stream"
@@ -241,7 +241,7 @@ class Streams:
                         hangup = Hangup(receive)
                     await hangup.wait(commit, min(left, _half_life(state)))
                     if hangup.happened:
-                        return
+                        raise ClientGoneError
             finally:
                 if hangup is not None:
                     await hangup.stop()

@@ -246,19 +246,23 @@ async def test_a_body_above_the_limit_is_413_and_stores_nothing(app: Application
     assert (await ask(app, "GET", "/v1/stream/a")).body == b""
 
 
-async def test_a_client_that_hangs_up_inside_its_body_stores_nothing(app: Application) -> None:
+async def test_a_client_that_hangs_up_inside_its_body_stores_nothing_and_is_told_if_it_still_reads(app: Application) -> None:
     await ask(app, "PUT", "/v1/stream/a", headers=TEXT)
     messages: list[Message] = [{"type": "http.request", "body": b"half", "more_body": True}, {"type": "http.disconnect"}]
 
     async def receive() -> Message:
         return messages.pop(0)
 
+    sent: list[Message] = []
+
     async def send(message: Message) -> None:
-        raise AssertionError("nobody is there")
+        sent.append(message)
 
     headers = [(b"content-type", b"text/plain"), (b"content-length", b"8")]
     scope = {"type": "http", "method": "POST", "path": "/v1/stream/a", "raw_path": b"/v1/stream/a", "query_string": b"", "headers": headers}
     await app(scope, receive, send)
+    assert sent[0]["status"] == 400
+    assert json.loads(sent[1]["body"])["error"]["code"] == "INCOMPLETE_REQUEST"
     assert (await ask(app, "GET", "/v1/stream/a")).body == b""
 
 
