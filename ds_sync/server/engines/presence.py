@@ -1,0 +1,149 @@
+"""Presence: streams in memory of which only the last moments are kept (YJS-PROTOCOL.md sections 5.5 and 5.6).
+
+What a client says of itself is repeated every few seconds and is worth nothing after half a minute, so nothing here is ever on
+disk, and each stream is bounded in bytes and in time.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
+from ds_sync.exceptions import ClosedError
+from ds_sync.protocol.history import START, Place
+from ds_sync.protocol.state import Change, StreamState, StreamView
+from ds_sync.server.engines.base import Decide, Run, Watcher, diverged
+from ds_sync.server.engines.globs import compile_glob
+
+R = TypeVar("R")
+
+KEPT_BYTES: Final = 256 * 1024
+"""Of one stream. One update is kept whatever its size."""
+
+KEPT_SECONDS: Final = 30.0
+"""Yjs clients forget a client they have not heard of for this long."""
+
+MAX_STREAMS: Final = 20_000
+"""Of all documents. Beyond it, those that were written longest ago are forgotten."""
+
+
+class _Ring:
+    __slots__ = ("held", "places", "records", "state", "times")
+
+    def __init__(self, state: StreamState) -> None:
+        self.state = state
+        self.records: list[bytes] = []
+        self.times: list[float] = []
+        self.places: list[Place] = [state.place]
+        """Before each record, and the tail."""
+        self.held = 0
+        """Bytes."""
+
+    def append(self, record: bytes, now: float) -> None:
+        self.records.append(record)
+        self.times.append(now)
+        self.places.append(self.state.place)
+        self.held += len(record)
+
+    def drop_old(self, now: float) -> None:
+        gone = bisect_right(self.times, now - KEPT_SECONDS)
+        self.held -= sum(map(len, self.records[:gone]))
+        while self.held > KEPT_BYTES and gone < len(self.records) - 1:
+            self.held -= len(self.records[gone])
+            gone += 1
+        if gone:
+            del self.records[:gone], self.times[:gone], self.places[:gone]
+
+
+class PresenceEngine:
+    """A StorageEngine that forgets.
+
+    Who reads on from what is forgotten is told so (GoneError). The beginning is the oldest that is kept.
+    """
+
+    durable = False
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._rings: OrderedDict[str, _Ring] = OrderedDict()
+        """Those written last at the end."""
+        self._watchers: list[Watcher] = []
+        self._closed = False
+
+    async def transact(self, paths: Sequence[str], decide: Decide[R], *, producer: str | None = None) -> R:
+        """Decide and apply in one turn of the event loop. Producers are not remembered: presence may come twice."""
+        self._require_open()
+        rings = [self._rings.get(path) for path in paths]
+        decision = decide([StreamView(None if ring is None else ring.state, {}) for ring in rings])
+        changed = [path for path, change in zip(paths, decision.changes, strict=True) if change is not None]
+        for path, change in zip(paths, decision.changes, strict=True):
+            if change is not None:
+                self._apply(path, change)
+        if changed:
+            for watcher in tuple(self._watchers):
+                watcher(changed)
+        return decision.result
+
+    async def read(self, path: str, after: Place | None, limit: int) -> Run:
+        """Read what is left."""
+        self._require_open()
+        ring = self._rings.get(path)
+        if ring is None:
+            return Run(None, (), after or START)
+        if after is None:
+            return Run(ring.state, (), ring.state.place)
+        ring.drop_old(self._monotonic())
+        places = ring.places
+        first = 0 if after == START else bisect_left(places, after.position, key=lambda place: place.position)
+        if first == len(places) or not (after == START or after.matches(places[first])):
+            raise diverged(ring.state)
+        end = bisect_right(places, places[first].position + limit, key=lambda place: place.position) - 1
+        if end == first and limit > 0 and first < len(places) - 1:
+            end = first + 1
+        return Run(ring.state, tuple(ring.records[first:end]), places[end] if end > first or after == START else after)
+
+    async def list(self, glob: str) -> list[str]:
+        """Match against all paths."""
+        self._require_open()
+        matches = compile_glob(glob).fullmatch
+        return sorted(path for path in self._rings if matches(path))
+
+    def watch(self, watcher: Watcher) -> Callable[[], None]:
+        """Call `watcher` in the turn that changes something."""
+        self._watchers.append(watcher)
+        return lambda: self._watchers.remove(watcher)
+
+    def forget(self, prefix: str) -> None:
+        """Drop all streams whose path begins with `prefix`; who reads them is woken."""
+        gone = [path for path in self._rings if path.startswith(prefix)]
+        for path in gone:
+            del self._rings[path]
+        for watcher in tuple(self._watchers):
+            watcher(gone)
+
+    async def aclose(self) -> None:
+        """Forget everything."""
+        self._closed = True
+        self._rings.clear()
+
+    def _apply(self, path: str, change: Change) -> None:
+        if change.state.deleted:
+            self._rings.pop(path, None)
+            return
+        ring = self._rings.get(path)
+        if ring is None or change.fresh:
+            ring = self._rings[path] = _Ring(change.state)
+        ring.state = change.state
+        if change.record is not None:
+            now = self._monotonic()
+            ring.append(change.record, now)
+            ring.drop_old(now)
+        self._rings.move_to_end(path)
+        while len(self._rings) > MAX_STREAMS:
+            self._rings.popitem(last=False)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ClosedError("the engine was closed")

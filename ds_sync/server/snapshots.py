@@ -1,0 +1,135 @@
+"""Snapshots of documents: where they lie, which one is the newest (YJS-PROTOCOL.md sections 5.1, 5.2 and 8).
+
+A snapshot is a stream of one record, `<document>/.snapshots/<offset>_snapshot`; `<document>/.index` lists them, newest last. Both
+carry the incarnation of their document: what a document that was deleted has left is nothing to the one that is made in its place.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ds_sync.environment import Environment
+from ds_sync.exceptions import GoneError, InvalidRequestError, NotFoundError
+from ds_sync.protocol.decisions import AppendRequest, CreateRequest, decide_append, decide_create
+from ds_sync.protocol.history import START, Place, parse_place, spell_place
+from ds_sync.protocol.json_mode import JSON_MEDIA_TYPE, build_json_page
+from ds_sync.protocol.offsets import Offset
+from ds_sync.protocol.state import Decision, StreamView, require_stream
+from ds_sync.server.engines.base import Run, StorageEngine
+from ds_sync.server.lives import Lives
+
+SUFFIX: Final = "_snapshot"
+
+EVERYTHING: Final = 2**62
+"""Bytes: more than there is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A document as it was at one place of its log."""
+
+    data: bytes
+    place: Place
+
+    @property
+    def next_offset(self) -> Offset:
+        """Where to read on: the place itself, spelled as the protocol's example counts (4782, then 4783)."""
+        return spell_place(Place(self.place.position, self.place.check + 1))
+
+
+def build_key(place: Place) -> str:
+    """Return the last segment of a snapshot's URL."""
+    return f"{spell_place(place)}{SUFFIX}"
+
+
+def parse_key(key: str) -> Place:
+    """Return where the snapshot was taken. Raises InvalidRequestError."""
+    try:
+        return parse_place(key.removesuffix(SUFFIX))
+    except InvalidRequestError:
+        raise InvalidRequestError("Invalid snapshot offset", code="INVALID_REQUEST") from None
+
+
+class Snapshots:
+    """The snapshots of all documents of one engine."""
+
+    def __init__(self, engine: StorageEngine, environment: Environment) -> None:
+        self._engine = engine
+        self._environment = environment
+        self._lives = Lives(engine, environment)
+
+    async def find(self, root: str, incarnation: str) -> tuple[str, ...]:
+        """Return the keys of the snapshots of this life of the document, newest last."""
+        run = await self._engine.read(_index(root), START, EVERYTHING)
+        if run.state is None or run.state.incarnation != incarnation or not run.records:
+            return ()
+        return tuple(entry["snapshotOffset"] + SUFFIX for entry in json.loads(build_json_page(run.records)))
+
+    async def read(self, root: str, incarnation: str, key: str) -> Snapshot:
+        """Return a snapshot. Raises InvalidRequestError for what is no key, NotFoundError (SNAPSHOT_NOT_FOUND)."""
+        place = parse_key(key)
+        run = await self._read_records(f"{root}/.snapshots/{key}")
+        if run is None or run.state is None or run.state.incarnation != incarnation or not run.records:
+            raise NotFoundError("Snapshot not found", code="SNAPSHOT_NOT_FOUND")
+        return Snapshot(b"".join(run.records), place)
+
+    async def store(self, root: str, incarnation: str, snapshot: Snapshot) -> str:
+        """Store a snapshot that nobody is told of yet; return its key. What an earlier attempt left there makes room."""
+        key = build_key(snapshot.place)
+        path = f"{root}/.snapshots/{key}"
+        await self._delete(path)
+        now = self._environment.now()
+        request = CreateRequest(path, "application/octet-stream", incarnation, body=snapshot.data)
+        await self._engine.transact((path,), lambda views: decide_create(views[0], request, now))
+        return key
+
+    async def publish(self, root: str, incarnation: str, key: str) -> None:
+        """Make a stored snapshot the newest. Raises GoneError or NotFoundError if the document has ended or begun anew."""
+        now = self._environment.now()
+        paths = (f"{root}/.updates", _index(root))
+        entry = json.dumps({"snapshotOffset": key.removesuffix(SUFFIX), "createdAt": int(now * 1000)}).encode()
+
+        def decide(views: Sequence[StreamView]) -> Decision[None]:
+            document = require_stream(views[0].state, now)
+            if document.incarnation != incarnation:
+                raise GoneError("the document was made anew", code="HISTORY_DIVERGED", incarnation=document.incarnation)
+            index = views[1].state
+            if index is not None and index.listed and index.incarnation == incarnation:
+                (change,) = decide_append(views[1], AppendRequest(paths[1], entry, JSON_MEDIA_TYPE), now).changes
+            else:
+                request = CreateRequest(paths[1], JSON_MEDIA_TYPE, incarnation, body=entry)
+                (change,) = decide_create(StreamView(None, {}), request, now).changes
+            return Decision(None, (None, change))
+
+        await self._engine.transact(paths, decide)
+
+    async def delete(self, root: str, key: str) -> None:
+        """Delete one snapshot, if it is there."""
+        await self._delete(f"{root}/.snapshots/{key}")
+
+    async def delete_all(self, root: str) -> None:
+        """Delete all snapshots and the index of a document that has ended."""
+        prefix = f"{root}/.snapshots/"
+        for path in await self._engine.list(f"{prefix}*"):
+            if path.startswith(prefix):  # a path may hold an asterisk of its own
+                await self._delete(path)
+        await self._delete(_index(root))
+
+    async def _read_records(self, path: str) -> Run | None:
+        try:
+            return await self._engine.read(path, START, EVERYTHING)
+        except GoneError:
+            return None
+
+    async def _delete(self, path: str) -> None:
+        try:
+            await self._lives.delete(path)
+        except (NotFoundError, GoneError):
+            return
+
+
+def _index(root: str) -> str:
+    return f"{root}/.index"
