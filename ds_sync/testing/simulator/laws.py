@@ -1,12 +1,30 @@
-"""What must hold, at every moment and at the end. Each law has a name; a run that breaks one says which."""
+"""What must hold, at every moment and at the end. Each law has a name; a run that breaks one says which.
+
+Where a law is weaker than it sounds:
+
+* **Nobody heals without a cause.** A cause is a history that was set back, deleted, expired or trimmed; a file that was copied; or a
+  *coincidence*: two people delete the same character and so send the same bytes, one of them sees the other's and takes them for its own,
+  and the number that its own bytes had is missing on the server. That excuses one healing of that replica, while it still has that
+  producer id, and nothing else.
+* **Each batch stands once** for each replica that made it, and once more for each copy that arrived under a number given up before.
+  **Each edit stands once** is only asked of runs in which nothing was set back, healed, copied, or arrived like that.
+* **A stream that was trimmed** is not read from its beginning any more: who has to is blocked and says so, and what it has not sent yet
+  stays in its file. Everybody else goes on.
+* **A server that is not ours** proves nothing by its offsets. Once its stream was set back or made anew, a replica that has not read it
+  from the beginning since may read on from the middle of another history (`_noticed`). Of that one only what is its own is asked: its
+  edits are in its file and in its document. What it takes for stored may be lost on the server. All the others must be equal. Of a server
+  that stores nothing, or closes the stream, every replica with something to send must report it.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ds_sync.crdt import CrdtAdapter
+from ds_sync.exceptions import GoneError
 from ds_sync.protocol.framing import parse_frames
 from ds_sync.protocol.offsets import BEGINNING
 from ds_sync.replica.records import Batch, DocumentRecord, Phase
@@ -21,8 +39,11 @@ if TYPE_CHECKING:
 class Laws:
     """The judge of one document of one run."""
 
-    def __init__(self, subject: Subject, adapter: CrdtAdapter, network: Network, *, rows_as_they_are: bool) -> None:
-        """`rows_as_they_are`: batches are merged from the outbox's rows; taken from the live document they may repeat what others made."""
+    def __init__(self, path: str, subject: Subject, adapter: CrdtAdapter, network: Network, *, rows_as_they_are: bool) -> None:
+        """`path`: of the stream on the server. `rows_as_they_are`: batches are merged from the outbox's rows; taken from the live document
+        they may repeat what others made.
+        """
+        self.path = path
         self.rows_as_they_are = rows_as_they_are
         self.subject = subject
         self.adapter = adapter
@@ -30,18 +51,31 @@ class Laws:
         self.network = network
         self.ledger = network.server.ledger
         self.trace = network.trace
-        self.rewritten = False
-        """The history on the server was set back, or deleted: healing and duplicates have a cause."""
+        self.set_back_at = -1.0
+        """When the server was set back to an older copy, or the stream deleted, last; in seconds."""
+        self.made_anew = False
+        """The server was set back to before the stream existed: whoever is first makes another document."""
+        self.trimmed = False
+        """The beginning of the stream is kept no longer."""
         self.copied = False
         """A replica's file was copied: two devices use the numbers of one producer."""
-        self.coincidence = False
-        """Two people who delete the same character send the same bytes. Who sees the other's takes them for its own, and leaves a gap in
-        its numbers behind, which the server notices.
-        """
         self.healed = False
-        self.deleted = False
         self.garbage: set[bytes] = set()
         """Frames of strangers that no adapter can read."""
+        self._coincidences: dict[str, str] = {}
+        """By replica: the producer whose number may be missing on the server, because somebody else's equal bytes were seen."""
+        self._read_at: dict[str, float] = {}
+        """When a replica began to read the stream from its beginning, last; in seconds."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether a life of the stream ended: deleted, expired, or younger than a backup. Being reported so has a cause."""
+        return self.made_anew or self.path in self.ledger.ended
+
+    @property
+    def rewritten(self) -> bool:
+        """Whether the history on the server was set back, or ended: healing and duplicates have a cause."""
+        return self.set_back_at >= 0.0 or self.ended
 
     # While it runs
 
@@ -50,18 +84,25 @@ class Laws:
 
         `settled`: the batch that was seen in the stream.
         """
-        if settled is not None and self.network.senders.get(settled.body, set()) - {store.process.name}:
-            self.coincidence = True
-        if name == "begin_heal" and _record(store, args[0]).phase is not Phase.HEAL:
-            self.healed = True
-            if not (self.rewritten or self.copied or self.coincidence):
-                self.trace.accuse("no healing without a cause", f"{store.process.name} heals, and nobody touched the history")
+        replica = store.process.name
+        if settled is not None and self.network.senders.get(settled.body, set()) - {replica}:
+            self._coincidences[replica] = settled.stamp.id
+        if name == "begin_heal":
+            self._read_at[replica] = asyncio.get_running_loop().time()
+            record = _record(store, args[0])
+            if record.phase is not Phase.HEAL:
+                self.healed = True
+                excused = self._coincidences.pop(replica, None) == record.producer.id
+                if not (self.rewritten or self.copied or self.trimmed or excused):
+                    self.trace.accuse("no healing without a cause", f"{replica} heals, and nobody touched the history")
         return _record(store, args[0]) if name in ("advance", "compact", "settle") else None
 
     def after(self, store: SimulatedStore, name: str, args: Sequence[Any], before: DocumentRecord) -> None:
         """Check what a call of the store has made of the file."""
         now = _record(store, args[0])
         if now.checkpoint != before.checkpoint:
+            if before.checkpoint == BEGINNING:
+                self._read_at.setdefault(store.process.name, asyncio.get_running_loop().time())
             chain = self.ledger.chain(now.checkpoint)
             known = before.checkpoint != BEGINNING and self.ledger.chain(before.checkpoint)
             if known and before.checkpoint not in chain:
@@ -71,6 +112,8 @@ class Laws:
 
     def check_checkpoint(self, store: SimulatedStore, record: DocumentRecord) -> None:
         """The checkpoint is never ahead of the data in the file."""
+        if not self._noticed(store):
+            return
         stored = self._stored(store, record)
         if self.adapter.apply(stored, self._good_frames(record.checkpoint)):
             self.trace.accuse(
@@ -97,57 +140,100 @@ class Laws:
 
     def check_end(self, devices: Sequence[Holding], tail: str | None, acknowledged: Sequence[bytes]) -> None:
         """`tail`: of the stream, if there is one. `acknowledged`: updates of others than the replicas, which the server has."""
-        following = []
+        stream = [] if tail is None else self._good_frames(tail)
+        reading: list[Holding] = []
+        synced: list[Holding] = []
         for device in devices:
             self.check_edits(device, "in the end")
-            if self._follows(device, tail):
-                following.append(device)
-        stream = [] if tail is None else self._good_frames(tail)
-        plain = self._document(stream)
-        must = [update for device in following for update in device.returned]
-        if tail is not None and following and self.adapter.apply(self._document(stream), must):
+            verdict = self._judge(device, tail)
+            if verdict != "stopped" and self._noticed(device.store):
+                reading.append(device)
+                if verdict == "synced":
+                    synced.append(device)
+            if not self.rewritten:
+                self._check_outbox(device, stream)
+        must = [update for device in synced for update in device.returned]
+        if tail is not None and synced and self.adapter.apply(self._document(stream), must):
             self.trace.accuse("an edit that returned is in the stream", "one is not")
         if not self.rewritten and self.adapter.apply(self._document(stream), acknowledged):
             self.trace.accuse("what was acknowledged is in the stream", "something is not")
-        for device in following:
-            doc = device.document and device.document.doc
-            if self._lacks(device, must):
-                self.trace.accuse("an edit that returned is in every replica", f"{device.name} lacks one")
-            if self.adapter.apply(self._document([device.snapshot()]), stream):
-                self.trace.accuse("a replica has what the stream has", f"{device.name} lacks something")
-            if self.adapter.apply(self._document(stream), [device.snapshot()]):
-                self.trace.accuse("the stream has what a replica has", f"it lacks something that {device.name} has")
-            if self.subject.content(doc) != self.subject.content(plain):
-                self.trace.accuse(
-                    "replicas equal a plain document", f"{device.name}: {self.subject.content(doc)!r}, not {self.subject.content(plain)!r}"
-                )
-            with device.store.looking():
-                stored = self._stored(device.store, _record_of(device))
-            if self.subject.content(stored) != self.subject.content(doc):
-                self.trace.accuse("the file holds the document", f"{device.name}: {self.subject.content(stored)!r} is stored")
-            unreported = self._garbage_before(tail) - {bad.data for bad in device.document.quarantined()} if device.document else set()
-            if unreported:
-                self.trace.accuse("what can't be used is quarantined", f"{device.name} skipped {unreported} in silence")
+        for device in reading:
+            self._check_reader(device, stream, must, self._garbage_before(tail))
+        for device in synced:
+            self._check_synced(device, stream)
         self._check_once(stream)
 
-    def _follows(self, device: Holding, tail: str | None) -> bool:
+    def _check_reader(self, device: Holding, stream: Sequence[bytes], must: Sequence[bytes], garbage: set[bytes]) -> None:
+        if self._lacks(device, stream):
+            self.trace.accuse("a replica has what the stream has", f"{device.name} lacks something")
+        if self._lacks(device, must):
+            self.trace.accuse("an edit that returned is in every replica", f"{device.name} lacks one")
+        unreported = garbage - {bad.data for bad in device.document.quarantined()} if device.document else set()
+        if unreported:
+            self.trace.accuse("what can't be used is quarantined", f"{device.name} skipped {unreported} in silence")
+
+    def _check_synced(self, device: Holding, stream: Sequence[bytes]) -> None:
+        doc, plain = device.document and device.document.doc, self._document(stream)
+        mine, theirs = self.subject.content(doc), self.subject.content(plain)
+        if mine != theirs:
+            self.trace.accuse("replicas equal a plain document", f"{device.name}: {mine!r}, not {theirs!r}")
+        if self.adapter.apply(plain, [device.snapshot()]):
+            self.trace.accuse("the stream has what a replica has", f"it lacks something that {device.name} has")
+        with device.store.looking():
+            stored = self.subject.content(self._stored(device.store, _record_of(device)))
+        if stored != mine:
+            self.trace.accuse("the file holds the document", f"{device.name}: {stored!r} is stored")
+
+    def _noticed(self, store: SimulatedStore) -> bool:
+        """Whether the replica must have noticed every other history: it always must, but where offsets prove nothing."""
+        if self.network.server.options.foreign is None or not self.rewritten:
+            return True
+        return self._read_at.get(store.process.name, -1.0) > self.set_back_at
+
+    def _judge(self, device: Holding, tail: str | None) -> str:
+        """Return whether the replica is synced, goes on reading only, or has stopped; whatever it reports must have a cause."""
         if device.document is None:
             raise AssertionError("no document")
-        status = device.document.status
+        status, name = device.document.status, device.name
         if status.state in ("diverged", "deleted"):
-            if not self.deleted:
-                self.trace.accuse("nothing is reported without a cause", f"{device.name} says {status.state}")
-            return False
-        if status.state != "live" or status.unsaved or status.unsent or status.sent:
-            self.trace.accuse("everything is synced in the end", f"{device.name}: {status}")
+            if not self.ended:
+                self.trace.accuse("nothing is reported without a cause", f"{name} says {status.state}")
+            return "stopped"
+        if self.trimmed and status.state == "blocked" and isinstance(status.last_error, GoneError):
+            return "stopped"
         with device.store.looking():
             record = _record_of(device)
         if record.checkpoint != tail:
-            self.trace.accuse("a replica stands at the tail in the end", f"{device.name} is at {record.checkpoint}, the tail is {tail}")
-        return True
+            self.trace.accuse("a replica stands at the tail in the end", f"{name} is at {record.checkpoint}, the tail is {tail}")
+        left = status.unsaved + status.unsent + status.sent + (record.batch is not None)  # a batch of healing may cover no edit
+        if status.state in ("blocked", "closed"):
+            if not self._is_refused(record):
+                self.trace.accuse("nothing is reported without a cause", f"{name}: {status}")
+            return "reading" if left else "synced"
+        if status.state != "live" or left:
+            self.trace.accuse("everything is synced in the end", f"{name}: {status}")
+        return "synced"
+
+    def _is_refused(self, record: DocumentRecord) -> bool:
+        """Whether the server takes no more from this replica, for good."""
+        options, batch = self.network.server.options, record.batch
+        if options.foreign is not None and (options.foreign.producers == "swallow" or self.network.server.is_closed(self.path)):
+            return True
+        limit = options.max_body if options.foreign is None else options.foreign.max_body
+        return batch is not None and len(batch.body) > limit and (batch.edits == 1 or batch.healing)
+
+    def _check_outbox(self, device: Holding, stream: Sequence[bytes]) -> None:
+        """What has left the outbox is in the stream, whatever the replica reports: nothing is settled by belief."""
+        with device.store.looking():
+            waiting = [update for _, update in device.store.outbox_rows(_record_of(device).id, after=0, limit=1_000_000)]
+        unsaved = device.document._local.unsaved if device.document else []
+        if self.adapter.apply(self._document([*stream, *waiting, *unsaved]), device.returned):
+            self.trace.accuse("what has left the outbox is in the stream", f"something of {device.name} is in neither")
 
     def _check_once(self, stream: Sequence[bytes]) -> None:
         """A payload stands as often as replicas wanted it there, and once more for each that arrived under a number given up."""
+        if self.network.server.options.foreign is not None and self.rewritten:
+            return  # who reads on in another history does not see there what it has sent, and sends it again
         counted = Counter(stream)
         for body, senders in self.network.senders.items():
             (payload,) = parse_frames(body).payloads

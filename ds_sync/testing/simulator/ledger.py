@@ -17,6 +17,8 @@ class Ledger:
     """Offsets, each with the one before it and the record between them."""
 
     def __init__(self) -> None:
+        self.ended: set[str] = set()
+        """The paths of streams of which a life ended: deleted, expired, or made anew after that."""
         self._entries: dict[str, tuple[str, bytes]] = {}
 
     def note(self, before: str, after: str, record: bytes) -> None:
@@ -47,7 +49,9 @@ class ObservedEngine:
     async def transact(self, paths: Sequence[str], decide: Decide[R], *, producer: str | None = None) -> R:
         def decide_and_note(views: Sequence[StreamView]) -> Decision[R]:
             decision = decide(views)
-            for view, change in zip(views, decision.changes, strict=True):
+            for path, view, change in zip(paths, views, decision.changes, strict=True):
+                if change is not None and change.fresh and view.state is not None:
+                    self._ledger.ended.add(path)
                 if change is not None and change.record is not None:
                     before = "" if change.fresh or view.state is None else str(view.state.tail)
                     self._ledger.note(before, change.state.tail, change.record)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ds_sync.replica.local import Tuning
+from ds_sync.testing.simulator.foreign import draw_habits
 from ds_sync.testing.simulator.network import Weather, draw_weather
 from ds_sync.testing.simulator.server import ServerOptions
 
@@ -32,6 +33,9 @@ EVENTS = {
     "garbage": 2,
     "bar": 2,
     "newcomer": 1,
+    "trim": 1,
+    "spell": 3,
+    "token": 3,
 }
 """What may happen, and how often. Each run has only some of it, so that rare things meet (swarm testing, Groce et al. 2012)."""
 
@@ -87,12 +91,19 @@ class Scenario:
 def draw_scenario(random: random.Random) -> Scenario:
     """Return the scenario of a run."""
     events = (*ALWAYS, *(event for event in EVENTS if event not in ALWAYS and random.random() < 0.4))
+    max_body = random.choice((64 * 1024 * 1024, 64 * 1024 * 1024, 300))
     return Scenario(
         devices=random.choice((1, 2, 2, 3)),
         documents=random.choice((1, 1, 1, 2, 3)),
         steps=draw_steps(random, random.randint(8, 45), events),
         weather=draw_weather(random),
-        options=ServerOptions(page_bytes=random.choice((64, 1024 * 1024)), settle_rows=random.choice((3, 10_000))),
+        options=ServerOptions(
+            page_bytes=random.choice((64, 1024 * 1024)),
+            max_body=max_body,
+            settle_rows=random.choice((3, 10_000)),
+            ttl=random.choice((40, 400)) if random.random() < 0.05 else None,
+            foreign=draw_habits(random, max_body) if random.random() < 0.2 else None,
+        ),
         tuning=Tuning(
             max_batch=random.choice((100, 4 * 1024 * 1024)),
             compact_after=random.choice((150, 600, 1024 * 1024)),

@@ -121,8 +121,8 @@ class Server:
         self._trace = trace
         self._random = random
         self._app: Any = None
-        self.trimmed: frozenset[str] = frozenset()
-        """The offsets before the earliest that is kept."""
+        self.trimmed: dict[str, frozenset[str]] = {}
+        """By URL: the offsets before the earliest that is kept."""
         self._calls: dict[Call, None] = {}
 
     @property
@@ -170,16 +170,23 @@ class Server:
         process.image.restore(self.path)
         return process.image
 
-    def trim(self, tail: str) -> None:
+    def is_closed(self, path: str) -> bool:
+        """Whether a server that is not ours has closed a stream."""
+        return isinstance(self.ledger, ForeignLedger) and any(
+            stream.closed for name, stream in self.ledger.streams.items() if name.endswith(f"/{path}")
+        )
+
+    def trim(self, url: str, tail: str) -> None:
         """Keep nothing that stands before `tail`. Our server does not do that yet, so somebody before it does: 410 with the code."""
-        self.trimmed = frozenset((*self.ledger.chain(tail)[:-1], str(BEGINNING), f"{0:016}_{0:016}"))
+        self.trimmed[url] = frozenset((*self.ledger.chain(tail)[:-1], str(BEGINNING), f"{0:016}_{0:016}"))
 
     def open(self, method: str, url: str, headers: Mapping[str, str], body: bytes, *, missing: int = 0) -> Call:
         """Begin a request, whose last `missing` bytes never come. Raises TransportError if no process is there."""
         if self.process is None or self.process.dead:
             raise TransportError("no connection")
         parts = urlsplit(url)
-        if self.trimmed and method == "GET" and parse_qs(parts.query)["offset"][-1] in self.trimmed:
+        trimmed = self.trimmed.get(url.partition("?")[0]) if self.trimmed and method == "GET" else None
+        if trimmed and parse_qs(parts.query)["offset"][-1] in trimmed:
             return Call(b"").answer(410, {"content-type": "application/json", "cache-control": "no-store"}, TRIMMED)
         scope = {
             "type": "http",

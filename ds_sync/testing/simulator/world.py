@@ -8,7 +8,7 @@ import random
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from ds_sync.testing.simulator.disk import Disk
 from ds_sync.testing.simulator.laws import Laws
 from ds_sync.testing.simulator.ledger import Ledger
 from ds_sync.testing.simulator.loop import StuckError, VirtualLoop
-from ds_sync.testing.simulator.network import Network
+from ds_sync.testing.simulator.network import LATEST, REFUSALS, Network
 from ds_sync.testing.simulator.process import Image, Process, ProcessDiedError
 from ds_sync.testing.simulator.scenario import Scenario, draw_scenario
 from ds_sync.testing.simulator.server import Server
@@ -58,7 +58,7 @@ class Shared:
     def __init__(self, path: str, laws: Laws) -> None:
         self.path = path
         self.laws = laws
-        self.url = f"{SERVER}/v1/stream/{laws.adapter.name}/default/docs/{path}/.updates"
+        self.url = f"{SERVER}/v1/stream/{laws.path}"
         self.acknowledged: list[bytes] = []
         """Updates of strangers that the server has confirmed."""
 
@@ -75,7 +75,16 @@ class World:
         self.network = Network(self.server, scenario.weather, random.Random(f"{seed} network"), trace)
         adapter = subject.make_adapter(random.Random(f"{seed} laws"))
         self.documents = [
-            Shared(path, Laws(subject, adapter, self.network, rows_as_they_are=scenario.tuning.merge_rows > 100))
+            Shared(
+                path,
+                Laws(
+                    f"{adapter.name}/default/docs/{path}/.updates",
+                    subject,
+                    adapter,
+                    self.network,
+                    rows_as_they_are=scenario.tuning.merge_rows > 100,
+                ),
+            )
             for path in ("doc", *(f"doc{number}" for number in range(2, scenario.documents + 1)))
         ]
         self.devices: list[Device] = []
@@ -90,6 +99,9 @@ class World:
         scenario = self.scenario
         self.trace.note("world", f"{replace(scenario, steps=())}")
         self.server.start()
+        if scenario.options.ttl is not None:
+            for shared in self.documents:
+                await self._call("PUT", shared, headers={"stream-ttl": str(scenario.options.ttl)})
         self.random.seed(f"{self._seed} beginning")
         for _ in range(scenario.devices):
             await self._add_device().start(online=self.random.random() < 0.7)
@@ -114,6 +126,9 @@ class World:
             "garbage": self._let_stranger_write_garbage,
             "bar": self._bar,
             "newcomer": self._newcomer,
+            "trim": self._trim,
+            "spell": self._cast_spell,
+            "token": self._change_token,
         }
         for step in scenario.steps:
             await asyncio.sleep(step.pause)
@@ -206,10 +221,11 @@ class World:
         self.random.choice(self._backups).restore(self.server.path)
         self.server.disk = Disk(self.server.path)
         self.server.start()
+        self.server.trimmed.clear()
         for shared in self.documents:
-            shared.laws.rewritten = True
+            shared.laws.set_back_at = asyncio.get_running_loop().time()
             if await self._tail(shared) is None:
-                shared.laws.deleted = True  # the backup is older than the stream: whoever is first makes another document
+                shared.laws.made_anew = True  # the backup is older than the stream: whoever is first makes another document
         return True
 
     async def _copy(self) -> bool:
@@ -228,8 +244,40 @@ class World:
         if not self.server.up:
             return False
         shared = self.random.choice(self.documents)
-        shared.laws.rewritten = shared.laws.deleted = True
+        await self._delete_stream(shared)
+        if self.random.random() < 0.3:  # the request arrives once more, and may find a stream that somebody has made anew
+            self._strangers.append(asyncio.create_task(self._delete_later(shared, self.random.uniform(0.0, LATEST))))
+        return True
+
+    async def _delete_later(self, shared: Shared, delay: float) -> None:
+        await asyncio.sleep(delay)
+        await self._delete_stream(shared)
+
+    async def _delete_stream(self, shared: Shared) -> None:
+        shared.laws.set_back_at = asyncio.get_running_loop().time()
         self.trace.note("world", f"the stream of {shared.path} is deleted: {(await self._call('DELETE', shared))[0]}")
+
+    async def _trim(self) -> bool:
+        """The server keeps nothing that stands before the tail of the moment."""
+        shared = self.random.choice(self.documents)
+        tail = await self._tail(shared)
+        if tail is None or self.scenario.options.foreign is not None:
+            return False
+        self.trace.note("world", f"the stream of {shared.path} is trimmed up to {tail}")
+        shared.laws.trimmed = True
+        self.server.trim(shared.url, tail)
+        return True
+
+    async def _cast_spell(self) -> bool:
+        """For a while, something on the way gives the same answer to everything."""
+        status, seconds = self.random.choice((204, *REFUSALS)), self.random.choice((5.0, LATEST))
+        self.trace.note("world", f"for {seconds:.0f} seconds, the answer is {status}")
+        self.network.cast_spell(status, seconds)
+        return True
+
+    async def _change_token(self) -> bool:
+        self.trace.note("world", "the tokens are changed")
+        self.network.change_token([device.name for device in self.devices])
         return True
 
     async def _fill_disk(self) -> bool:
@@ -296,14 +344,17 @@ class World:
         body = build_frame(update)
         self.network.senders.setdefault(body, set()).add(f"stranger {len(shared.acknowledged)}")
         status, _ = await self._call("POST", shared, body)
-        if status in (200, 204) and update not in shared.laws.garbage:
+        habits = self.scenario.options.foreign
+        if status in (200, 204) and update not in shared.laws.garbage and not (habits and habits.producers == "swallow"):
             shared.acknowledged.append(update)
 
-    async def _call(self, method: str, shared: Shared, body: bytes = b"") -> tuple[int, dict[str, str]]:
+    async def _call(
+        self, method: str, shared: Shared, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> tuple[int, dict[str, str]]:
         """Ask the server directly; the status is 0 if it does not answer."""
         if not self.server.up:
             return 0, {}
-        call = self.server.open(method, shared.url, {"content-type": shared.laws.adapter.content_type}, body)
+        call = self.server.open(method, shared.url, {"content-type": shared.laws.adapter.content_type, **(headers or {})}, body)
         while not call.ended and not call.cut:
             await call.wait()
         return (0, {}) if call.cut else (call.status, call.headers)
