@@ -68,12 +68,19 @@ class Session:
     @property
     def state(self) -> str:
         """How syncing stands: see `ds_sync.replica.document.Status`."""
-        return self._push[0] if self._push else self._tail[0]
+        return self._telling[0]
 
     @property
     def error(self) -> DsSyncError | None:
         """What went wrong last; None once it went right again."""
-        return self._push[1] if self._push else self._tail[1]
+        return self._telling[1]
+
+    @property
+    def _telling(self) -> tuple[str, DsSyncError | None]:
+        """The half that says what is the matter. Verifying waits for the tail: if that fails, it is the tail."""
+        if self._push is None or (self._push[0] == "verifying" and self._tail[1] is not None):
+            return self._tail
+        return self._push
 
     def request_proof(self) -> int:
         """Ask the tail to read up to its end afresh; `proven` reaches the number returned when it has."""

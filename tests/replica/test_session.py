@@ -39,6 +39,21 @@ from ds_sync.testing.faults import (
 pytestmark = pytest.mark.anyio
 
 
+async def test_who_verifies_and_may_not_read_says_so(world: Any, acts: Any) -> None:
+    network = world.network()
+    note = await (await world.replica("a", transport=network)).open("note")
+    await acts.synced(note)
+    network.inject(respond_after(204), when=is_append)
+    refused = network.inject(respond(401), when=is_read, times=None)
+    acts.write(note, "seen by nobody yet")
+    status = await acts.state(note, "unauthorized")
+    assert isinstance(status.last_error, UnauthorizedError)
+    assert (status.sent, status.durable) == (1, 0)
+    refused.times = 0
+    await acts.until(lambda: note.status.durable == 1)
+    assert note.status.state == "live"
+
+
 async def test_an_append_whose_answer_was_lost_is_settled_by_sight_and_stands_once(world: Any, acts: Any) -> None:
     network = world.network()
     note = await (await world.replica("a", transport=network)).open("note")
