@@ -76,6 +76,7 @@ class Network:
         """What the server wants to see; without it the answer is 401."""
         self.tokens: dict[str, str] = {}
         """What each machine was given last, if it was given another than the first."""
+        self._calm = False
         self.patience: dict[tuple[Process, str], float] = {}
         """Until when a process was asked to append nothing to a stream."""
         self.bodies: dict[tuple[str, str, str], bytes] = {}
@@ -93,8 +94,7 @@ class Network:
         self.weather = self.weather.calmed()
         self.apart.clear()
         self.spell = 0
-        self.tokens.clear()
-        self.token = "token 0"
+        self._calm = True
 
     def change_token(self, machines: Collection[str]) -> None:
         """Take only a new token from now on. The machines are given it later, each at its time."""
@@ -104,7 +104,7 @@ class Network:
 
     async def find_token(self, machine: str) -> str:
         """Return the token that a machine has."""
-        return self.tokens.get(machine, "token 0")
+        return self.token if self._calm else self.tokens.get(machine, "token 0")
 
     def cast_spell(self, status: int, seconds: float) -> None:
         """Let everything be answered with `status` for a while."""
