@@ -28,8 +28,11 @@ def digest_body(body: bytes) -> bytes:
     return blake2b(body, digest_size=16).digest()
 
 
-def decide_producer(state: ProducerState | None, stamp: ProducerStamp, body: bytes) -> ProducerState | None:
+def decide_producer(state: ProducerState | None, stamp: ProducerStamp, body: bytes, *, rescue: bool = False) -> ProducerState | None:
     """Return what to remember if the append goes through, or None if it is a duplicate.
+
+    `rescue`: another body at number 0 of the current epoch comes from a producer that began again under its old name. It is told to
+    claim the next epoch (StaleEpochError) instead of being taken for a duplicate, and dropped.
 
     Raises StaleEpochError, SequenceGapError, or InvalidRequestError for a new epoch that does not start at 0.
     """
@@ -42,6 +45,8 @@ def decide_producer(state: ProducerState | None, stamp: ProducerStamp, body: byt
     if stamp.epoch < state.epoch:
         raise StaleEpochError("a later epoch was claimed", current_epoch=state.epoch)
     if stamp.seq <= state.seq:
+        if rescue and stamp.seq == 0 and digest_body(body) != state.digest:
+            raise StaleEpochError("another append had this number: the producer began again", current_epoch=state.epoch)
         return None
     if stamp.seq == state.seq + 1:
         return ProducerState(state.epoch, stamp.seq, state.digest)

@@ -19,9 +19,11 @@ from ds_sync.protocol.decisions import CreateRequest, decide_create
 from ds_sync.protocol.expiry import Expiry
 from ds_sync.protocol.offsets import BEGINNING
 from ds_sync.protocol.state import StreamState, require_stream
+from ds_sync.server.compaction import Compactor, OpenWorker
 from ds_sync.server.engines.base import StorageEngine
 from ds_sync.server.engines.presence import PresenceEngine
 from ds_sync.server.live import Waiters
+from ds_sync.server.lives import Lives
 from ds_sync.server.requests import only_value, parse_query, parse_stream_path
 from ds_sync.server.responses import METHODS, HeaderList, Receive, Scope, Send, answer
 from ds_sync.server.snapshots import SUFFIX, Snapshots
@@ -101,11 +103,21 @@ def parse_presence_path(path: str) -> tuple[DocumentName, str] | None:
 class Documents:
     """The requests on documents, over the streams of one engine."""
 
-    def __init__(self, engine: StorageEngine, streams: Streams, environment: Environment, limits: Limits) -> None:
+    def __init__(
+        self,
+        engine: StorageEngine,
+        streams: Streams,
+        environment: Environment,
+        limits: Limits,
+        compact_after: int | None,
+        open_worker: OpenWorker | None = None,
+    ) -> None:
         self._engine = engine
         self._streams = streams
         self._environment = environment
+        self._lives = Lives(engine, environment)
         self._snapshots = Snapshots(engine, environment)
+        self._compactor = None if compact_after is None else Compactor(engine, self._snapshots, environment, compact_after, open_worker)
         self._presence = PresenceEngine(environment.monotonic)
         self._waiters = Waiters()
         self._presence.watch(self._waiters.wake)
@@ -164,8 +176,10 @@ class Documents:
         self._waiters.stop()
 
     async def aclose(self) -> None:
-        """Forget all presence."""
+        """Stop making snapshots, and forget all presence."""
         self.stop()
+        if self._compactor is not None:
+            await self._compactor.aclose()
         await self._presence.aclose()
 
     async def _require(self, name: DocumentName) -> StreamState:
@@ -204,9 +218,10 @@ class Documents:
 
     async def _delete(self, name: DocumentName, scope: Scope, receive: Receive, send: Send) -> None:
         # The document first: what is left of the others after a crash belongs to a life that has ended, and is never read again.
-        await self._streams.delete(name.updates, scope, receive, send)
+        ended = await self._lives.delete(name.updates)
         self._presence.forget(name.root + PRESENCE_MARK)
         await self._snapshots.delete_all(name.root)
+        await answer(send, 204, [(b"stream-incarnation", ended.incarnation.encode())])
 
     async def _read_presence(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         await self._open_presence(path)

@@ -110,13 +110,14 @@ class Snapshots:
         """Delete one snapshot, if it is there."""
         await self._delete(f"{root}/.snapshots/{key}")
 
-    async def delete_all(self, root: str) -> None:
-        """Delete all snapshots and the index of a document that has ended."""
+    async def delete_all(self, root: str, *, but: str | None = None) -> None:
+        """Delete all snapshots of a document that has ended, and the index; or all but one, and leave the index."""
         prefix = f"{root}/.snapshots/"
         for path in await self._engine.list(f"{prefix}*"):
-            if path.startswith(prefix):  # a path may hold an asterisk of its own
+            if path.startswith(prefix) and path != f"{prefix}{but}":  # a path may hold an asterisk of its own
                 await self._delete(path)
-        await self._delete(_index(root))
+        if but is None:
+            await self._delete(_index(root))
 
     async def _read_records(self, path: str) -> Run | None:
         try:
