@@ -1,4 +1,4 @@
-"""Who we are, to the server: headers and a token, as values or as async callables that fetch them."""
+"""What a program adds to its requests: who it is (headers and a token, fetched once), and what is new with every request."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from ds_sync.exceptions import DsSyncError, TransportError
 
-Value = str | Callable[[], Awaitable[str]]
-"""A fixed value, or what fetches it: asked at the first request, and once more after a 401."""
+Value = str | Callable[[], str | Awaitable[str]]
+"""A fixed value, or the function that finds it, which may be async."""
 
 
 class Credentials:
-    """The headers that identify a client. One object may serve any number of streams: the values are fetched once for all of them."""
+    """The headers that identify a client. One object may serve any number of streams: the values are fetched once for all of them.
+
+    Functions are asked at the first request, and once more after a 401.
+    """
 
     def __init__(self, *, token: Value | None = None, headers: Mapping[str, Value] | None = None) -> None:
         """`token` goes out as `Authorization: Bearer ...`; `headers` go out as they are."""
@@ -53,12 +56,29 @@ class Credentials:
         return headers
 
 
+class Extras:
+    """Headers and query parameters whose functions are asked anew for every request, repetitions included."""
+
+    def __init__(self, *, headers: Mapping[str, Value] | None = None, params: Mapping[str, Value] | None = None) -> None:
+        self._headers: dict[str, Value] = {name.lower(): value for name, value in (headers or {}).items()}
+        self._params = dict(params or {})
+
+    async def headers(self) -> dict[str, str]:
+        """Return the headers for one request. Raises TransportError if a function fails."""
+        return {name: await _ask(value) for name, value in self._headers.items()}
+
+    async def params(self) -> dict[str, str]:
+        """Return the query parameters for one request. Raises TransportError if a function fails."""
+        return {name: await _ask(value) for name, value in self._params.items()}
+
+
 async def _ask(value: Value) -> str:
     if isinstance(value, str):
         return value
     try:
-        return await value()
+        found = value()
+        return await found if isinstance(found, Awaitable) else found
     except DsSyncError:
         raise
     except Exception as error:
-        raise TransportError(f"the credentials could not be fetched: {type(error).__name__}") from error
+        raise TransportError(f"a header or parameter could not be fetched: {type(error).__name__}") from error

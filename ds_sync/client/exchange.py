@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
-from ds_sync.client.credentials import Credentials
+from ds_sync.client.credentials import Credentials, Extras
 from ds_sync.client.transport import Response, StreamingResponse, Transport
 from ds_sync.exceptions import InvalidRequestError, ProtocolError
 
@@ -20,6 +20,7 @@ _REDIRECTS = {301: ("GET", "HEAD"), 302: ("GET", "HEAD"), 307: (), 308: ()}  # e
 class _Asked:
     url: str
     credentials: Mapping[str, str]
+    extras: Mapping[str, str]
     redirects: int = 0
     renewed: bool = False
 
@@ -27,10 +28,11 @@ class _Asked:
 class Exchange:
     """The requests to one URL."""
 
-    def __init__(self, url: str, transport: Transport, credentials: Credentials) -> None:
+    def __init__(self, url: str, transport: Transport, credentials: Credentials, extras: Extras | None = None) -> None:
         self.url = url
         self._transport = transport
         self._credentials = credentials
+        self._extras = extras or Extras()
 
     async def request(
         self,
@@ -44,7 +46,7 @@ class Exchange:
         """Return the answer, whatever its status. Raises what the transport raises, and ProtocolError for a redirect not to follow."""
         asked: _Asked | None = await self._begin(query)
         while asked is not None:
-            sent = {**asked.credentials, **(headers or {})}
+            sent = {**asked.extras, **asked.credentials, **(headers or {})}
             response = await self._transport.request(method, asked.url, headers=sent, body=body, timeout=timeout)
             asked = await self._next(method, asked, response.status, response.headers)
         return response
@@ -56,7 +58,7 @@ class Exchange:
         """Like `request` with GET, for an answer that is read as it comes."""
         asked = await self._begin(query)
         while True:
-            sent = {**asked.credentials, **(headers or {})}
+            sent = {**asked.extras, **asked.credentials, **(headers or {})}
             async with self._transport.stream("GET", asked.url, headers=sent, timeout=timeout) as response:
                 following = await self._next("GET", asked, response.status, response.headers)
                 if following is None:
@@ -65,13 +67,16 @@ class Exchange:
                 asked = following
 
     async def _begin(self, query: Mapping[str, str] | None) -> _Asked:
-        return _Asked(build_url(self.url, query or {}), await self._credentials.get())
+        params = await self._extras.params()
+        return _Asked(build_url(self.url, {**params, **(query or {})}), await self._credentials.get(), await self._extras.headers())
 
     async def _next(self, method: str, asked: _Asked, status: int, headers: Mapping[str, str]) -> _Asked | None:
         """Return what to ask instead; None if the answer stands."""
         if status == 401 and not asked.renewed:
             fresh = await self._credentials.refresh(asked.credentials)
-            return None if fresh is asked.credentials else replace(asked, credentials=fresh, renewed=True)
+            if fresh is asked.credentials:
+                return None
+            return replace(asked, credentials=fresh, extras=await self._extras.headers(), renewed=True)
         location = headers.get("location")
         if status not in _REDIRECTS or location is None or (_REDIRECTS[status] and method not in _REDIRECTS[status]):
             return None

@@ -18,6 +18,8 @@ from ds_sync.client.exchange import Exchange
 from ds_sync.client.retry import Backoff, RetryPolicy, is_transient
 from ds_sync.client.timeouts import Timeouts
 from ds_sync.client.transport import Response, StreamingResponse
+from ds_sync.client.views import Interruption as Interruption
+from ds_sync.client.views import Views
 from ds_sync.environment import Environment
 from ds_sync.exceptions import DsSyncError, InvalidRequestError, ProtocolError, ResponseError, TransportError, TransportTimeoutError
 from ds_sync.protocol import headers as h
@@ -37,15 +39,6 @@ MAX_REST = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Interruption:
-    """The connection was lost; iteration goes on."""
-
-    error: DsSyncError
-    retry_in: float
-    """Seconds."""
-
-
-@dataclass(frozen=True, slots=True)
 class _Delivered:
     page: Page
     generation: int
@@ -55,27 +48,38 @@ class _End:
     """The iteration's end."""
 
 
-class Follower:
+class Follower(Views):
     """The pages of a stream as they come about, and Interruptions. An async iterator and an async context manager.
 
-    It ends with the stream's end; without `live`, at the first page that is up to date. It raises what no repetition will change:
-    400, 401 after asking for new credentials, 403, 404, 410, and a ProtocolError that repeats. Leaving the context cancels the
-    request at once; without a context, call `aclose`.
+    `pages`, `chunks`, `text` and `json` are other ways to iterate over the same: use one of the five. It ends with the stream's
+    end; without `live`, at the first page that is up to date. It raises what no repetition will change: 400, 401 after asking for
+    new credentials, 403, 404, 410, and a ProtocolError that repeats. Leaving the context cancels the request at once; without a
+    context, call `aclose`.
     """
 
     def __init__(
-        self, exchange: Exchange, offset: Offset, *, live: Live, environment: Environment, retry: RetryPolicy, timeouts: Timeouts
+        self,
+        exchange: Exchange,
+        offset: Offset,
+        *,
+        live: Live,
+        catch_up: bool = True,
+        content_type: str = "",
+        environment: Environment,
+        retry: RetryPolicy,
+        timeouts: Timeouts,
     ) -> None:
+        super().__init__(offset)
         self.generation = 0
         """Of the request that the last page came from; see `refresh`."""
         self._exchange = exchange
         self._environment = environment
         self._timeouts = timeouts
         self._backoff = Backoff(retry, environment.random)
-        self._tail = Tail(live)
+        self._tail = Tail(live, catch_up=catch_up)
         self._offset = offset
         self._cursor: str | None = None
-        self._content_type = ""
+        self._content_type = content_type
         self._wanted = 0
         self._proved = 0
         self._delay = 0.0
@@ -100,10 +104,7 @@ class Follower:
             self._step.cancel()
         return self._wanted
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Page | Interruption:
+    async def _next_item(self) -> Page | Interruption:
         if self._ended:
             raise StopAsyncIteration
         if self._runner is None:

@@ -16,10 +16,24 @@ class RetryPolicy:
     max_attempts: int = 5
     """Of one request, the first included; 1 never retries. Following a stream has no such limit."""
     first_delay: float = 0.5
-    """The longest delay before the second attempt; it doubles with each further one."""
+    """The longest delay before the second attempt."""
     max_delay: float = 30.0
     max_retry_after: float = 300.0
     """A server that asks for more patience than this is asked again after this long."""
+    multiplier: float = 2.0
+    """What the longest delay grows by with each further attempt."""
+    resend_unknown: bool = False
+    """Send an append without a producer again also if nobody knows what became of it: it may then stand in the stream twice."""
+
+    def __post_init__(self) -> None:
+        if self.max_attempts < 1:
+            raise ValueError("max_attempts must be at least 1")
+        if self.first_delay <= 0:
+            raise ValueError("first_delay must be above 0")
+        if self.max_delay < self.first_delay:
+            raise ValueError("max_delay must not be below first_delay")
+        if self.multiplier < 1:
+            raise ValueError("multiplier must be at least 1")
 
 
 class Backoff:
@@ -47,7 +61,7 @@ def _generate_delays(policy: RetryPolicy, random: random.Random) -> Generator[fl
         bound = min(bound, policy.max_delay)
         # The jitter comes on top of what the server asked for, or all whom it sent away would be back in the same moment.
         delay = random.uniform(0.0, bound) + min(max(asked or 0.0, 0.0), policy.max_retry_after)
-        bound *= 2
+        bound *= policy.multiplier
         asked = yield delay
 
 

@@ -2,7 +2,8 @@
 
 The rules:
 
-- Every reading begins with catch-up: plain pages, cacheable by anybody between us and the server, until one is up to date.
+- Reading begins with catch-up: plain pages, cacheable by anybody between us and the server, until one is up to date. Somebody who
+  knows to be near the tail may leave that out.
 - Then it goes live, by SSE if it may. `auto` tries SSE first. A server that REFUSED it for this stream makes us use long-poll for
   good. So does a proxy that BUFFERED it, but only when long-poll has brought an answer: a network that has silently gone away looks
   the same as such a proxy, so until then the mode is `suspect`, and a CUT takes the suspicion back.
@@ -123,9 +124,10 @@ FINAL: Final = frozenset({S.DONE, S.CLOSED, S.FAILED})
 class Tail:
     """The machine."""
 
-    def __init__(self, live: Live = "auto") -> None:
-        self.state = State.CATCH_UP
+    def __init__(self, live: Live = "auto", *, catch_up: bool = True) -> None:
+        """Without `catch_up` reading begins live."""
         self.mode = Mode.OFF if live is False else Mode(live)
+        self.state = State.CATCH_UP if catch_up else LIVE_STATES[self.mode]
 
     @property
     def final(self) -> bool:

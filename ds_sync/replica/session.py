@@ -26,6 +26,9 @@ RETRY = RetryPolicy(max_attempts=1, first_delay=0.2, max_delay=10.0)
 BUSY_WAIT = 0.005
 """Seconds to wait for the application to end its transaction."""
 
+ECHO_PATIENCE = 5.0
+"""Seconds in which a batch that the server said it has should come back from the stream; then the stream is read to its end to see."""
+
 
 @dataclass(slots=True)
 class Counters:
@@ -53,7 +56,7 @@ class Session:
         self._environment = local.environment
         self._tail_backoff = Backoff(RETRY, self._environment.random)
         self._push_backoff = Backoff(RETRY, self._environment.random)
-        self._turn_backoff = Backoff(RetryPolicy(first_delay=0.2, max_delay=local.tuning.pause), self._environment.random)
+        self._turn_backoff = Backoff(RetryPolicy(first_delay=min(0.2, local.tuning.pause), max_delay=local.tuning.pause), self._environment.random)
         self._follower: Follower | None = None
         self._asked = 0
         self._marks: list[tuple[int, int]] = []  # (the follower's generation, the request for proof that it answers)
@@ -62,6 +65,8 @@ class Session:
         self._by_sight = False  # how the last batch of this session was settled
         self._turns, self._turned = 0, False
         self._max_batch = local.tuning.max_batch
+        self._echoes: dict[bytes, int] = {}
+        """By digest: the request for proof whose answer must have brought back what the server said it has."""
         self._scratch: Any = None
         self._heal_proof, self._heal_wanted = 0, False
 
@@ -141,6 +146,8 @@ class Session:
                 local.begin_heal(found or local.record.incarnation)
             local.set_server(self._server)
         self._scratch = None
+        if local.expected:
+            self._echoes = dict.fromkeys(local.expected, self.request_proof())
 
     # The tail
 
@@ -193,6 +200,9 @@ class Session:
             if done:
                 self.proven = max(self.proven, *done)
                 self._marks = [(mark, asked) for mark, asked in self._marks if mark > generation]
+                if self._is_echo_lost():
+                    await self._turn(Tail.HEAL, page.incarnation)
+                    return False
             if local.record.phase is Phase.HEAL:
                 await self._heal()
         self._show("live" if page.up_to_date else "catching-up")
@@ -359,6 +369,7 @@ class Session:
         else:
             local.settle(batch)
             self._settled(by_sight=False)
+            self._expect_echo()
 
     def _settled(self, *, by_sight: bool) -> None:
         self._by_sight = by_sight
@@ -367,6 +378,20 @@ class Session:
         self._push_backoff.reset()
         self._turn_backoff.reset()
         self.local.changed.notify()
+
+    def _expect_echo(self) -> None:
+        """The server may be set back to an older copy after its answer and before we read: our checkpoint would not show that."""
+        for digest in self.local.expected:
+            self._echoes.setdefault(digest, self._asked + 1)
+        self.local.changed.call_later(ECHO_PATIENCE, self._ask_for_echoes)
+
+    def _ask_for_echoes(self) -> None:
+        if any(due > self._asked and self.local.expects(digest) for digest, due in self._echoes.items()):
+            self.request_proof()
+
+    def _is_echo_lost(self) -> bool:
+        self._echoes = {digest: due for digest, due in self._echoes.items() if self.local.expects(digest)}
+        return any(due <= self.proven for due in self._echoes.values())
 
     def _question(self, *, smaller: bool) -> None:
         self._doubt = Doubt(self.request_proof(), self._turns + 1, smaller)

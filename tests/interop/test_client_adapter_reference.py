@@ -1,0 +1,109 @@
+"""The adapter on the official reference server, as the official suite drives it; with that server's own injected faults, too."""
+
+import json
+import socket
+import subprocess
+import urllib.request
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ds_sync.testing.client_adapter.cases import run_case
+from ds_sync.testing.client_adapter.dialogues import DIALOGUES
+from ds_sync.testing.client_adapter.driver import AdapterProcess
+from ds_sync.testing.client_adapter.proxy import FaultyProxy
+
+pytestmark = pytest.mark.interop
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def reference(node: str) -> Iterator[str]:
+    """The URL of the reference server."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [node, "reference-server.mjs", str(port), "", "500"]
+    process = subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout is not None
+        # Its own messages come on standard output, too.
+        yield next(line.strip() for line in process.stdout if line.startswith("http://"))
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def proxy(reference: str) -> Iterator[FaultyProxy]:
+    with FaultyProxy(reference) as faulty:
+        yield faulty
+
+
+@pytest.fixture(scope="module")
+def adapter() -> Iterator[AdapterProcess]:
+    with AdapterProcess() as process:
+        yield process
+
+
+@pytest.mark.parametrize("name", DIALOGUES)
+def test_dialogues(name: str, adapter: AdapterProcess, proxy: FaultyProxy, reference: str) -> None:
+    run_case(DIALOGUES[name], adapter, proxy, reference, "")
+
+
+def inject(reference: str, path: str, fault: Mapping[str, Any]) -> None:
+    body = json.dumps({"path": path, "count": 1, **fault}).encode()
+    request = urllib.request.Request(f"{reference}/_test/inject-error", data=body, headers={"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert answer.status == 200
+
+
+DATA = {"success": True, "status": 200, "data": "[1]"}
+BROKEN = {"success": False, "errorCode": "PARSE_ERROR"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "command", "expected"),
+    [
+        ({"status": 500, "count": 2}, {}, DATA),
+        ({"status": 503}, {}, DATA),
+        ({"status": 429, "retryAfter": 1}, {}, DATA),
+        ({"status": 400}, {}, {"success": False, "status": 400, "errorCode": "INVALID_OFFSET"}),
+        ({"dropConnection": True, "count": 2}, {}, DATA),
+        ({"delayMs": 300, "jitterMs": 300}, {}, DATA),
+        ({"delayMs": 200, "status": 503}, {}, DATA),
+        ({"corruptBody": True}, {}, BROKEN),
+        ({"truncateBodyBytes": 2}, {}, BROKEN),
+        ({"injectSseEvent": {"eventType": "future", "data": "x"}}, {"live": "sse", "maxChunks": 1}, DATA),
+        ({"injectSseEvent": {"eventType": "control", "data": "{broken"}}, {"live": "sse", "maxChunks": 1}, BROKEN),
+        ({"injectSseEvent": {"eventType": "control", "data": ""}}, {"live": "sse", "maxChunks": 1}, BROKEN),
+    ],
+    ids=lambda value: "-".join(map(str, value)) if isinstance(value, dict) else None,
+)
+def test_faults_that_the_reference_server_injects(
+    fault: dict[str, Any], command: dict[str, Any], expected: dict[str, Any], adapter: AdapterProcess, reference: str
+) -> None:
+    path = f"/injected-{uuid.uuid4()}"
+    assert adapter.ask("init", serverUrl=reference)["success"]
+    assert adapter.ask("create", path=path, contentType="application/json")["status"] == 201
+    assert adapter.ask("append", path=path, data="1")["success"]
+    inject(reference, path, fault)
+    answer = adapter.ask("read", path=path, **command)
+    answer["data"] = "".join(chunk["data"] for chunk in answer.get("chunks", ()))
+    assert {name: answer.get(name) for name in expected} == expected
+    with urllib.request.urlopen(urllib.request.Request(f"{reference}/_test/inject-error", method="DELETE"), timeout=10):
+        assert adapter.ask("read", path=path)["chunks"][0]["data"] == "[1]"
+
+
+@pytest.mark.parametrize("fault", [{"status": 500}, {"status": 503, "method": "POST"}, {"dropConnection": True}])
+def test_an_append_that_meets_a_fault_stands_there_once(fault: dict[str, Any], adapter: AdapterProcess, reference: str) -> None:
+    path = f"/injected-{uuid.uuid4()}"
+    assert adapter.ask("init", serverUrl=reference)["success"]
+    assert adapter.ask("create", path=path, contentType="text/plain")["status"] == 201
+    inject(reference, path, fault)
+    assert adapter.ask("append", path=path, data="once")["status"] == 200
+    assert adapter.ask("read", path=path)["chunks"][0]["data"] == "once"
