@@ -70,6 +70,7 @@ class LocalDocument:
                 found=self.record.format,
                 expected=adapter.format,
             )
+        self._echoes: OrderedDict[bytes, None] = OrderedDict()
         if self.record.phase is Phase.HEAL:  # the scratch document died with the process: from the beginning again
             self.begin_heal(self.record.incarnation)
         self.outbox = self.record.outbox
@@ -78,7 +79,6 @@ class LocalDocument:
         """Edits that the store refused: in the document, and nowhere else."""
         self.store_error: StoreError | None = None
         self.doc: Any = adapter.new()
-        self._echoes: OrderedDict[bytes, None] = OrderedDict()
         self._stored_version: bytes | None = None
         """The document's version before a page that is in the document and could not be stored; None: there is none."""
         self._retry_planned = self._compaction_planned = self._closed = False
@@ -218,6 +218,15 @@ class LocalDocument:
             self._echoes.popitem(last=False)
         self._forget_batch(batch)
 
+    @property
+    def expected(self) -> list[bytes]:
+        """The digests of the batches that the server said it has, and that have not come back from the stream yet."""
+        return list(self._echoes)
+
+    def expects(self, digest: bytes) -> bool:
+        """Whether one of `expected` is still that."""
+        return digest in self._echoes
+
     def _forget_batch(self, batch: Batch) -> None:
         self.outbox -= batch.edits
         self._loose += len(batch.payload)
@@ -311,6 +320,7 @@ class LocalDocument:
     def begin_heal(self, incarnation: str | None) -> None:
         """Read everything again, and then give back what the stream lacks. Raises StoreError."""
         self.store.begin_heal(self.record.id, incarnation=incarnation)
+        self._echoes.clear()  # the stream is not the one that they were expected from
         self.record = replace(
             self.record, phase=Phase.HEAL, checkpoint=BEGINNING, partial=b"", server_version=None, incarnation=incarnation
         )

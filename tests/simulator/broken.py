@@ -16,6 +16,7 @@ from ds_sync.replica.local import LocalDocument
 from ds_sync.replica.session import Session
 from ds_sync.replica.store import LocalStore
 from ds_sync.server.engines import sqlite
+from ds_sync.testing.simulator import text
 from ds_sync.testing.simulator.device import Device
 from ds_sync.testing.simulator.loop import OWNER
 from ds_sync.testing.simulator.replica import ReplicaProcess
@@ -159,6 +160,77 @@ def send_under_new_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Session, "_send", send_anew)
 
 
+def seal_without_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    transaction = LocalStore._transaction
+    monkeypatch.setattr(LocalStore, "_transaction", lambda self, *, durable=False: transaction(self))
+
+
+def ignore_power_safe(monkeypatch: pytest.MonkeyPatch) -> None:
+    init = LocalStore.__init__
+
+    def init_without(self: LocalStore, path: Any, *, power_safe: bool = False) -> None:
+        init(self, path)
+
+    monkeypatch.setattr(LocalStore, "__init__", init_without)
+
+
+def serve_without_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    open_file = sqlite.open_file
+
+    def open_with_normal(*args: Any) -> Any:
+        connection = open_file(*args)
+        connection.execute("PRAGMA synchronous = NORMAL")
+        return connection
+
+    monkeypatch.setattr(sqlite, "open_file", open_with_normal)
+
+
+def skip_bad_updates_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    advance = LocalStore.advance
+
+    def advance_without(self: LocalStore, *args: Any, **options: Any) -> None:
+        advance(self, *args, **options | {"quarantined": ()})
+
+    monkeypatch.setattr(LocalStore, "advance", advance_without)
+
+
+def store_unsaved_edits_with_a_refused_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    receive, require = LocalDocument.receive, LocalDocument._require_all_stored
+
+    def receive_with(self: LocalDocument, *args: Any, **options: Any) -> Any:
+        monkeypatch.setattr(LocalDocument, "_require_all_stored", lambda self: None)
+        try:
+            return receive(self, *args, **options)
+        finally:
+            monkeypatch.setattr(LocalDocument, "_require_all_stored", require)
+
+    monkeypatch.setattr(LocalDocument, "receive", receive_with)
+
+
+def let_one_document_stop_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    send, stopped = Session._send, dict[LocalStore, int]()
+
+    async def send_unless_another_is_stopped(self: Session, batch: Any) -> None:
+        store, document = self.local.store, self.local.record.id
+        if stopped.get(store, document) != document:
+            await self._environment.sleep(1.0)
+            return
+        stopped.pop(store, None)
+        await send(self, batch)
+        if self._push is not None:
+            stopped[store] = document
+
+    monkeypatch.setattr(Session, "_send", send_unless_another_is_stopped)
+
+
+def believe_answers_that_nobody_can_see_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Session, "_is_echo_lost", lambda self: False)
+
+
+def send_half_a_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "_refuse_open_transaction", lambda doc: None)
+
+
 BREAKS: dict[str, tuple[Break, frozenset[str]]] = {
     function.__name__: (function, frozenset(laws))
     for function, laws in (
@@ -175,6 +247,14 @@ BREAKS: dict[str, tuple[Break, frozenset[str]]] = {
         (acknowledge_before_the_commit, {"no healing without a cause"}),
         (accept_repetitions, {"each batch stands once"}),
         (send_under_new_numbers, {"each batch stands once"}),
+        (seal_without_fsync, {"what was sealed stays sealed", "one number, one body"}),
+        (ignore_power_safe, {"an edit that returned is in the file"}),
+        (serve_without_fsync, {"no healing without a cause"}),
+        (skip_bad_updates_in_silence, {"what can't be used is quarantined"}),
+        (store_unsaved_edits_with_a_refused_page, {"the stream has what a replica has"}),
+        (let_one_document_stop_all, {"everything is synced in the end"}),
+        (believe_answers_that_nobody_can_see_any_more, {"an edit that returned is in the stream", "the stream has what a replica has"}),
+        (send_half_a_transaction, {"the stream has what a replica has", "an edit that returned is in the stream"}),
     )
 }
 """What is switched off, and the laws of which one must be found broken."""

@@ -2,37 +2,32 @@ import os
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from ds_sync.testing.simulator import draw_backups, run_seed
+from ds_sync.testing.simulator import draw_backups, draw_power_cuts, run_seed
+from ds_sync.testing.simulator.kept import Kept, reduce
 from ds_sync.testing.simulator.runs import run_seeds
 from ds_sync.testing.simulator.subjects import YjsSubject
 
-NAMED = {
-    94: "two people delete the same character: the same bytes stand twice, once for each",
-    226: "a batch is settled by the sight of somebody else's equal bytes, and its number stays unused: healed, nothing lost",
-    502: "the same, and the document is closed and opened while it heals",
-    1724: "the server is set back to before the stream existed, and somebody makes another: reported as diverged",
-    3242: "as 226, with the bytes of a program that is no replica",
-    3996: "as 1724, with a replica that had not written yet",
-}
-"""Seeds that once failed, whether it was ds-sync or a law that was wrong."""
+KEPT = sorted(Path(__file__).with_name("kept").glob("*.json"))
+"""Runs that once failed, whether it was ds-sync or a law that was wrong; `--seed N --reduce --keep FILE` writes one."""
 
-
-SEEDS = 1500
-"""As many as two cores run in about 50 seconds. `make simulate SEEDS=100000` runs more."""
+SEEDS = 600
+"""As many as two cores run in about 20 seconds. `make simulate SEEDS=100000` runs more."""
 
 
 def test_seeds() -> None:
-    failed, simulated = run_seeds(range(SEEDS), jobs=2)
-    assert [f"seed {outcome.seed}: {outcome.violations[0]}" for outcome in failed] == []
-    assert simulated > SEEDS * 200  # the seconds of the end alone
+    summary = run_seeds(range(SEEDS), jobs=2)
+    assert [f"seed {outcome.seed}: {outcome.violations[0]}" for outcome in summary.failed] == []
+    assert summary.simulated > SEEDS * 200  # the seconds of the end alone
+    assert [what for what, times in summary.counts.items() if not times] == []
 
 
 def test_seeds_with_yjs() -> None:
-    failed, _ = run_seeds(range(80), crdt="yjs", jobs=2)
-    assert [f"seed {outcome.seed}: {outcome.violations[0]}" for outcome in failed] == []
+    summary = run_seeds(range(80), crdt="yjs", jobs=2)
+    assert [f"seed {outcome.seed}: {outcome.violations[0]}" for outcome in summary.failed] == []
 
 
 def test_seeds_with_backups() -> None:
@@ -40,9 +35,29 @@ def test_seeds_with_backups() -> None:
     assert [violations[0] for violations in broken if violations] == []
 
 
-@pytest.mark.parametrize("seed", NAMED, ids=str)
-def test_a_named_seed(seed: int) -> None:
-    assert run_seed(seed).violations == ()
+def test_seeds_with_power_cuts() -> None:
+    outcomes = [run_seed(seed, scenario=draw_power_cuts(random.Random(seed))) for seed in range(60)]
+    assert [outcome.violations[0] for outcome in outcomes if outcome.violations] == []
+    assert sum(outcome.counts["power cut, commits lost"] for outcome in outcomes) > 60
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
+def test_a_kept_run(path: Path) -> None:
+    assert Kept.load(path).run().violations == ()
+
+
+def test_a_scenario_is_the_same_when_it_was_kept(tmp_path: Path) -> None:
+    for seed in range(20):
+        kept = Kept.of_seed(seed, "text")
+        kept.save(tmp_path / "kept.json")
+        assert Kept.load(tmp_path / "kept.json") == kept
+
+
+def test_a_failing_run_is_reduced_to_what_it_takes() -> None:
+    kept = next(kept for seed in range(100) if (kept := Kept.of_seed(seed, "text")).run().counts["copy"])
+    reduced = reduce(kept, lambda outcome: outcome.counts["copy"] > 0)
+    assert [step.event for step in reduced.scenario.steps] == ["copy"]
+    assert (reduced.scenario.devices, reduced.scenario.documents) == (1, 1)
 
 
 @pytest.mark.parametrize("crdt", ["text", "yjs"])

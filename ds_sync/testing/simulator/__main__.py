@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 
 import click
 
-from ds_sync.testing.simulator.runs import run_named, run_seeds
+from ds_sync.testing.simulator.kept import Kept, reduce
+from ds_sync.testing.simulator.runs import Summary, run_seeds
 from ds_sync.testing.simulator.subjects import SUBJECTS
+from ds_sync.testing.simulator.world import Outcome
+
+COMMAND = "python -m ds_sync.testing.simulator"
 
 KEPT = 10
-"""Failing seeds whose traces are printed; more would bury the first."""
+"""Failing seeds that are told how to rerun; all were told as they came."""
 
 
 class _Range(click.ParamType[range]):
@@ -32,26 +37,50 @@ class _Range(click.ParamType[range]):
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--seed", type=int, help="Run one seed and print its trace.")
-@click.option("--seeds", type=_Range(), default="0:200", show_default=True, help="Run these seeds; print the traces of those that fail.")
+@click.option("--replay", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Run what --keep wrote and print its trace.")
+@click.option("--reduce", "reducing", is_flag=True, help="Of a failing run, leave only the steps that it takes.")
+@click.option("--keep", type=click.Path(dir_okay=False, path_type=Path), help="Write the run of --seed down, for --replay.")
+@click.option("--seeds", type=_Range(), default="0:200", show_default=True, help="Run these seeds; say how to rerun those that fail.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @click.option("--crdt", type=click.Choice(sorted(SUBJECTS)), default="text", show_default=True, help="What is edited.")
-def main(seed: int | None, seeds: range, jobs: int, crdt: str) -> None:
+def main(seed: int | None, replay: Path | None, reducing: bool, keep: Path | None, seeds: range, jobs: int, crdt: str) -> None:
     """Simulate replicas and a server under seeds. Exit code 1 if a law was broken."""
-    if seed is not None:
-        outcome = run_named(seed, crdt=crdt)
-        click.echo(outcome.trace)
-        for violation in outcome.violations:
-            click.echo(f"seed {seed}: {violation}", err=True)
-        sys.exit(1 if outcome.violations else 0)
+    if seed is not None or replay is not None:
+        kept = Kept.load(replay) if replay is not None else Kept.of_seed(seed or 0, crdt)
+        sys.exit(_run_one(kept, reducing=reducing, keep=keep))
     began = time.monotonic()
-    failed, simulated = run_seeds(seeds, crdt=crdt, jobs=jobs)
-    for outcome in failed[:KEPT]:
-        click.echo(f"\n==== seed {outcome.seed}: {outcome.violations[0]}\n{outcome.trace}")
-    for outcome in failed:
-        click.echo(f"seed {outcome.seed}: {outcome.violations[0]}", err=True)
-    seconds = time.monotonic() - began
-    click.echo(f"{len(seeds)} seeds ({crdt}), {len(failed)} failed, {simulated / 3600:.1f} simulated hours in {seconds:.0f} s")
-    sys.exit(1 if failed else 0)
+    summary = run_seeds(seeds, crdt=crdt, jobs=jobs)
+    _report(summary, len(seeds), crdt, time.monotonic() - began)
+    sys.exit(1 if summary.failed else 0)
+
+
+def _run_one(kept: Kept, *, reducing: bool, keep: Path | None) -> int:
+    outcome = kept.run()
+    if reducing and outcome.violations:
+        law = outcome.violations[0].law
+        kept = reduce(kept, lambda found: bool(found.violations) and found.violations[0].law == law)
+        outcome = kept.run()
+    if keep is not None:
+        kept.save(keep)
+    click.echo(outcome.trace)
+    for violation in outcome.violations:
+        click.echo(f"seed {outcome.seed}: {violation}", err=True)
+    return 1 if outcome.violations else 0
+
+
+def _report(summary: Summary, count: int, crdt: str, seconds: float) -> None:
+    click.echo("How often what happened:")
+    width = max(map(len, summary.counts))
+    for what, times in sorted(summary.counts.items()):
+        click.echo(f"  {what:<{width}} {times:>9,}{'' if times else '  never: nothing was tested here'}")
+    took = f"{summary.simulated / 3600:.1f} simulated hours in {seconds:.0f} s, {count / seconds:.0f} seeds/s"
+    click.echo(f"{count} seeds ({crdt}), {len(summary.failed)} failed; {took}")
+    for outcome in summary.failed[:KEPT]:
+        click.echo(f"{_rerun(outcome, crdt)}   # {outcome.violations[0]}", err=True)
+
+
+def _rerun(outcome: Outcome, crdt: str) -> str:
+    return f"{COMMAND} --seed {outcome.seed}" + ("" if crdt == "text" else f" --crdt {crdt}")
 
 
 if __name__ == "__main__":

@@ -85,6 +85,8 @@ class Network:
         """The producers that more than one replica has, because a file was copied."""
         self.stamps: dict[tuple[str, bytes], tuple[str, str, str]] = {}
         """By machine and body: the stamp it goes out under now."""
+        self.producers: dict[tuple[str, str], str] = {}
+        """By machine and URL: the producer it sends as now."""
         self.senders: dict[bytes, set[str]] = {}
         self.late: dict[bytes, int] = {}
         """Bodies that arrived under a stamp that their sender had given up."""
@@ -153,6 +155,7 @@ class Network:
         if before != body and stamp[0] not in self.copied:
             self.trace.accuse("one number, one body", f"{sender} sends {body!r} as {stamp}, which was {before!r}")
         self.stamps[sender, body] = stamp
+        self.producers[sender, url] = stamp[0]
         self.senders.setdefault(body, set()).add(sender)
 
     def heed(self, process: Process, method: str, url: str, answer: Response) -> None:
@@ -172,7 +175,8 @@ class Network:
         stamp = _stamp(headers)
         if headers.get("authorization", "Bearer token 0") != f"Bearer {self.token}":
             return Call(b"").answer(401, {})
-        if method == "POST" and stamp is not None and self.stamps.get((sender, body)) != stamp:
+        now = (self.stamps.get((sender, body)), self.producers.get((sender, url)))
+        if method == "POST" and stamp is not None and now != (stamp, stamp[0]):
             self.late[body] = self.late.get(body, 0) + 1
         return self.server.open(method, url, headers, body, missing=missing)
 
@@ -287,7 +291,10 @@ class SimulatedTransport:
         if self._closed:
             raise ClosedError("the transport is closed")
         self._network.send(self._process, method, url, headers, body)
-        return self._network.draw(method)
+        fate = self._network.draw(method)
+        if fate:
+            self._network.trace.count(fate)
+        return fate
 
     async def _nothing(self, timeout: float | None) -> TransportError:
         """Wait as one does to whom nobody answers; return the error."""

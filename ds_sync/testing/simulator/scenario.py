@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import random
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from typing import Any, get_args, get_type_hints
 
 from ds_sync.replica.local import Tuning
 from ds_sync.testing.simulator.foreign import draw_habits
@@ -24,7 +23,7 @@ EVENTS = {
     "kill server": 5,
     "power cut": 6,
     "power cut of the server": 4,
-    "set back": 3,
+    "set back": 8,
     "copy": 2,
     "delete": 1,
     "full": 4,
@@ -52,6 +51,16 @@ class Step:
     key: int
     """Where its own choices come from: taking another step out of the scenario changes nothing about this one."""
 
+    def __str__(self) -> str:
+        return f"{self.pause} {self.event} {self.key}"
+
+    @classmethod
+    def parse(cls, text: str) -> Step:
+        """Read what `str` wrote."""
+        pause, _, rest = text.partition(" ")
+        event, _, key = rest.rpartition(" ")
+        return cls(float(pause), event, int(key))
+
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
@@ -68,24 +77,26 @@ class Scenario:
     checkpoint_pages: int
     """Pages of a replica's write-ahead log after which SQLite writes them into the database."""
 
-    def dump(self) -> str:
-        """Return what `load` reads: JSON."""
-        fields = asdict(self) | {"steps": [[step.pause, step.event, step.key] for step in self.steps]}
-        return json.dumps(fields, indent=1)
+    def dump(self) -> dict[str, Any]:
+        """Return what `load` reads: dicts, lists, numbers and strings."""
+        return asdict(self) | {"steps": [str(step) for step in self.steps]}
 
     @classmethod
-    def load(cls, text: str) -> Scenario:
-        """Read what `dump` wrote. What was not known then is at its default."""
-        fields: dict[str, Any] = json.loads(text)
-        return cls(
-            **fields
-            | {
-                "steps": tuple(Step(*step) for step in fields["steps"]),
-                "weather": Weather(**fields["weather"]),
-                "options": ServerOptions(**fields["options"]),
-                "tuning": Tuning(**fields["tuning"]),
-            }
-        )
+    def load(cls, fields: dict[str, Any]) -> Scenario:
+        """Read what `dump` returned. What was not known then is at its default."""
+        scenario: Scenario = _build(cls, fields | {"steps": tuple(map(Step.parse, fields["steps"]))})
+        return scenario
+
+
+def _build(kind: Any, fields: dict[str, Any]) -> Any:
+    """Return the dataclass `kind` from what `asdict` made of it."""
+    hints = get_type_hints(kind)
+    return kind(**{name: _build_value(hints[name], value) for name, value in fields.items()})
+
+
+def _build_value(hint: Any, value: Any) -> Any:
+    inner = next((part for part in (hint, *get_args(hint)) if is_dataclass(part)), None)
+    return _build(inner, value) if inner is not None and isinstance(value, dict) else value
 
 
 def draw_scenario(random: random.Random) -> Scenario:
