@@ -56,7 +56,8 @@ class Session:
         self._environment = local.environment
         self._tail_backoff = Backoff(RETRY, self._environment.random)
         self._push_backoff = Backoff(RETRY, self._environment.random)
-        self._turn_backoff = Backoff(RetryPolicy(first_delay=0.2, max_delay=local.tuning.pause), self._environment.random)
+        pause = local.tuning.pause
+        self._turn_backoff = Backoff(RetryPolicy(first_delay=min(0.2, pause), max_delay=pause), self._environment.random)
         self._follower: Follower | None = None
         self._asked = 0
         self._marks: list[tuple[int, int]] = []  # (the follower's generation, the request for proof that it answers)
