@@ -14,7 +14,8 @@ DsSyncError
 │   ├── ConflictError           409
 │   │   ├── SequenceGapError    Producer-Seq runs ahead                               .expected .received
 │   │   ├── SequenceRegressionError  Stream-Seq is not above the last one
-│   │   └── StreamClosedError   Stream-Closed: nothing can be appended                .tail
+│   │   ├── StreamClosedError   Stream-Closed: nothing can be appended                .tail
+│   │   └── AlreadyClaimedError a subscription's wake that another worker has         .holder .generation
 │   ├── GoneError               410                                                   .code says why
 │   ├── PayloadTooLargeError    413
 │   ├── RateLimitedError        429
@@ -139,6 +140,15 @@ class StreamClosedError(ConflictError):
     def __init__(self, message: str, *, tail: str | None = None) -> None:
         super().__init__(message)
         self.tail = tail
+
+
+class AlreadyClaimedError(ConflictError):
+    """409: another worker has the subscription's wake, and its lease is not over."""
+
+    def __init__(self, message: str, *, holder: str, generation: int) -> None:
+        super().__init__(message, code="ALREADY_CLAIMED")
+        self.holder = holder
+        self.generation = generation
 
 
 class GoneError(ResponseError):
