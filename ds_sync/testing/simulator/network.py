@@ -370,7 +370,8 @@ def _stamp(headers: Mapping[str, str]) -> tuple[str, str, str] | None:
 
 
 def _short(url: str) -> str:
-    return "/" + url.rpartition("/")[2]
+    stream, mark, query = url.partition("?")
+    return stream.removesuffix("/.updates").rpartition("/")[2] + mark + query
 
 
 def draw_weather(random: random.Random) -> Weather:
