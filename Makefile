@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 ROUNDS ?= 50
 SEEDS ?= 2000
 
-.PHONY: demo test check kills simulate install clean
+.PHONY: demo test check kills simulate install bench clean
 
 demo: install
 	$(BIN)/ds-sync demo
@@ -25,6 +25,9 @@ kills: install
 
 simulate: install
 	$(BIN)/python -m ds_sync.testing.simulator --seeds $(SEEDS) --jobs $$($(BIN)/python -c 'import os; print(os.cpu_count() or 1)')
+
+bench: install
+	$(BIN)/python tests/benchmarks/bench.py $(BENCH)
 
 install: $(VENV)/.installed
 

@@ -1,6 +1,6 @@
-"""The bars of the replica, measured: `python tests/benchmarks/bars.py` (needs the folder of editing traces; prints a table).
+"""What a replica costs: `python tests/benchmarks/replica.py ROUNDS` prints JSON (needs the folder of recorded sessions, DS_SYNC_TRACES).
 
-Alternating rounds in one run, medians. A replica's edits are committed to a WAL without fsync (synchronous=NORMAL), its sealed batches with
+Alternating rounds in one run. A replica's edits are committed to a WAL without fsync (synchronous=NORMAL), its sealed batches with
 fsync, the server's appends with fsync; bare pycrdt stores nothing. Each memory figure is a process of its own.
 """
 
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,7 +24,9 @@ from ds_sync.cli.traces import load_trace
 from ds_sync.testing.server_process import ServerProcess
 
 TRACES = Path(os.environ.get("DS_SYNC_TRACES", Path(__file__).parents[3] / "shared" / "data"))
-ROUNDS = 3
+SESSION = TRACES / "automerge-paper.json.gz"
+
+SMALL_DOCUMENTS = 500
 
 
 def type_session(text: Text, patches: list[tuple[int, int, str]]) -> float:
@@ -68,7 +70,21 @@ async def send_backlog(file: Path, url: str, expected: str) -> tuple[float, int,
         return seconds, unsent, note.status.batches
 
 
+async def join(file: Path, url: str, expected: str) -> float:
+    """Return the seconds until a replica that knows nothing has everything."""
+    started = time.perf_counter()
+    async with Replica(file) as replica:
+        await replica.connect(url)
+        note = await replica.open("paper")
+        async with asyncio.timeout(60):
+            await note.synced()
+        seconds = time.perf_counter() - started
+        assert str(note.doc.get("text", type=Text)) == expected
+        return seconds
+
+
 def memory() -> int:
+    """Return the bytes this process has in memory."""
     gc.collect()
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
@@ -79,49 +95,57 @@ async def hold_open(file: str) -> None:
         print(len(str(note.doc.get("text", type=Text))), memory())
 
 
+async def hold_many(file: str) -> None:
+    async with Replica(file) as replica:
+        await replica.open("first")
+        before = memory()
+        for number in range(SMALL_DOCUMENTS):
+            note = await replica.open(f"note-{number}")
+            note.doc.get("text", type=Text).insert(0, "a short note")
+        print(SMALL_DOCUMENTS, (memory() - before) / SMALL_DOCUMENTS)
+
+
 def hold_bare(file: str) -> None:
     doc: Doc[Text] = Doc()
     doc.apply_update(Path(file).read_bytes())
     print(len(str(doc.get("text", type=Text))), memory())
 
 
-def hold(what: str, file: Path) -> int:
+def hold(what: str, file: Path) -> float:
     output = subprocess.run([sys.executable, __file__, what, str(file)], check=True, capture_output=True, text=True).stdout
-    return int(output.split()[1])
+    return float(output.split()[1])
 
 
-def main() -> None:
-    trace = load_trace(TRACES / "automerge-paper.json.gz", verify=False)
+def measure(rounds: int) -> dict[str, list[float]]:
+    """Return every figure, one for each round; memory once."""
+    trace = load_trace(SESSION, verify=False)
     patches = [patch for transaction in trace.in_bytes() for patch in transaction]
-    bare: list[float] = []
-    replica: list[float] = []
-    backlog: list[float] = []
+    figures: dict[str, list[float]] = {name: [] for name in ("typing", "backlog", "requests", "join")}
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(ROUNDS):
-            bare.append(type_bare(patches))
+        for number in range(rounds):
+            bare = type_bare(patches)
             file = Path(folder, f"{number}.db")
-            replica.append(asyncio.run(type_offline(file, patches)))
+            figures["typing"].append(asyncio.run(type_offline(file, patches)) / bare)
             with ServerProcess(Path(folder, f"server{number}.db")) as server:
-                seconds, edits, requests = asyncio.run(send_backlog(file, server.url, trace.end))
-            backlog.append(seconds)
+                seconds, _, requests = asyncio.run(send_backlog(file, server.url, trace.end))
+                figures["join"].append(asyncio.run(join(Path(folder, f"join{number}.db"), server.url, trace.end)))
+            figures["backlog"].append(seconds)
+            figures["requests"].append(requests)
         doc: Doc[Text] = Doc()
         type_session(doc.get("text", type=Text), patches)
         update = Path(folder, "paper.update")
         update.write_bytes(doc.get_update())
-        bare_bytes, replica_bytes = hold("bare", update), hold("replica", file)
-    ratios = [mine / theirs for mine, theirs in zip(replica, bare, strict=True)]
-    print(f"typing {len(patches)} edits: bare pycrdt {statistics.median(bare):.2f} s, ", end="")
-    print(f"offline replica {statistics.median(replica):.2f} s, ", end="")
-    print(f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}); bar 2.5")
-    print(f"backlog of {edits} edits acknowledged after {statistics.median(backlog):.3f} s in {requests} requests; bars 1 s, 5")
-    print(f"memory with the document open: bare {bare_bytes / 1e6:.0f} MB, replica {replica_bytes / 1e6:.0f} MB, ", end="")
-    print(f"ratio {replica_bytes / bare_bytes:.2f}; bar 3")
+        figures["memory"] = [hold("replica", file) / hold("bare", update)]
+        figures["document"] = [hold("many", Path(folder, "many.db"))]
+    return figures
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3 and sys.argv[1] == "replica":
+    if sys.argv[1] == "replica":
         asyncio.run(hold_open(sys.argv[2]))
-    elif len(sys.argv) == 3:
+    elif sys.argv[1] == "many":
+        asyncio.run(hold_many(sys.argv[2]))
+    elif sys.argv[1] == "bare":
         hold_bare(sys.argv[2])
     else:
-        main()
+        print(json.dumps(measure(int(sys.argv[1]))))
