@@ -13,34 +13,78 @@ from typing import Any
 import click
 
 from ds_sync.cli.processes import Child, ChildError, Server
-from ds_sync.cli.traces import Trace, load_trace
+from ds_sync.cli.replay_people import Meeting
+from ds_sync.cli.replay_schedule import Event, draw_schedule
+from ds_sync.cli.traces import SharedTrace, Trace, load_trace, read_trace
 
 _COUNTERS = ("batches", "bytes_sent", "retries", "duplicates")
 _PATIENCE_SECONDS = 300.0
 """Without any progress."""
+_KILLS, _CUTS = 6, 4
+"""In a session of several people with a seed, if nothing else is said."""
 
 
 @click.command()
 @click.argument("trace", type=click.Path(path_type=Path))
 @click.option("--server", metavar="URL", help="A server that runs already; without it one is started.")
 @click.option("--crdt", default="yjs", show_default=True, type=click.Choice(["yjs"]), help="The kind of document.")
-@click.option("--kills", default=0, show_default=True, type=click.IntRange(0, 10_000), help="How often to end a process by SIGKILL.")
-def replay(trace: Path, server: str | None, crdt: str, kills: int) -> None:
-    """Type TRACE.json.gz through a replica while another follows; exit 0 if every text ends exactly as recorded."""
+@click.option(
+    "--kills", metavar="N", type=click.IntRange(0, 10_000), help="How often to end a process by SIGKILL; 0 if not given, with --seed 6."
+)
+@click.option("--peers", metavar="N", type=click.IntRange(1, 50), help="How many replicas; one for each who types if not given.")
+@click.option("--seed", metavar="S", type=int, help="Kill and cut off replicas and server at moments drawn from S.")
+def replay(trace: Path, server: str | None, crdt: str, kills: int | None, peers: int | None, seed: int | None) -> None:
+    """Type TRACE.json.gz again through replicas in processes of their own; exit 0 if every text ends exactly as recorded.
+
+    A session of one person is typed by one replica while another follows. In a session of several, or with --peers or --seed, each
+    person has a replica, and has merged what the trace says before typing on; with more peers than people the rest read.
+    """
     if server is not None and not server.startswith(("http://", "https://")):
         raise click.UsageError(f"--server must be an http:// or https:// URL, not {server!r}")
-    loaded = load_trace(trace)
+    recorded = read_trace(trace)
+    if isinstance(recorded, SharedTrace) or peers is not None or seed is not None:
+        if kills and seed is None:
+            raise click.UsageError("--kills in a session of several people needs --seed, which says when")
+        shared = recorded if isinstance(recorded, SharedTrace) else recorded.as_shared()
+        wrong = _replay_people(shared, trace, server, crdt, kills, peers or shared.people, seed)
+    else:
+        wrong = _replay_one(load_trace(trace), trace, server, crdt, kills or 0)
+    if wrong:
+        click.echo(f"ds-sync replay: the text is not the recorded one: {', '.join(wrong)}", err=True)
+        sys.exit(1)
+
+
+def _replay_one(trace: Trace, file: Path, server: str | None, crdt: str, kills: int) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="ds-sync-replay-") as folder:
-        session = Session(loaded, trace, Path(folder), server, crdt, kills)
+        session = Session(trace, file, Path(folder), server, crdt, kills)
         try:
             session.run()
         finally:
             session.close()
     session.print_table()
-    if not all(session.exact.values()):
-        wrong = ", ".join(role for role, exact in session.exact.items() if not exact)
-        click.echo(f"ds-sync replay: the text is not the recorded one: {wrong}", err=True)
-        sys.exit(1)
+    return [role for role, exact in session.exact.items() if not exact]
+
+
+def _replay_people(
+    trace: SharedTrace, file: Path, server: str | None, crdt: str, kills: int | None, peers: int, seed: int | None
+) -> list[str]:
+    schedule: list[Event] = []
+    cuts = 0
+    if seed is not None:
+        kills, cuts = _KILLS if kills is None else kills, 0 if server else _CUTS  # a server that is not ours is reached directly
+        schedule = draw_schedule(seed, peers=peers, typing=min(peers, trace.people), kills=kills, cuts=cuts, server=server is None)
+    with tempfile.TemporaryDirectory(prefix="ds-sync-replay-") as folder:
+        meeting = Meeting(trace, file, Path(folder), url=server, crdt=crdt, peers=peers, schedule=schedule)
+        if seed is not None:
+            click.echo(f"seed {seed}: kills {kills}, cuts {cuts}; at which share of the session, what:")
+        for event in schedule:
+            click.echo(event)
+        try:
+            meeting.run()
+        finally:
+            meeting.close()
+    meeting.print_table()
+    return meeting.wrong
 
 
 @dataclass
@@ -74,8 +118,8 @@ class Session:
             self._server = Server(self.folder / "server.db")
             self.url = self._server.url
         started = time.monotonic()
-        columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         total = len(self.trace.transactions)
+        columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=Console(stderr=True)) as progress:
             bars = {role: progress.add_task(role, total=total) for role in self.exact}
             self._start("typist")

@@ -38,9 +38,14 @@ def test_it_ends_exactly_as_recorded(name: str, edits: str, kills: int) -> None:
     assert (cells[0], cells[3], cells[-1]) == (edits, str(kills), "yes")
 
 
-def test_a_concurrent_session_is_refused_in_one_line() -> None:
-    command = [sys.executable, "-m", "ds_sync.cli.main", "replay", str(recorded("friendsforever"))]
+def test_two_friends_who_write_at_once_end_exactly_as_recorded() -> None:
+    command = [sys.executable, "-m", "ds_sync.cli.main", "replay", str(recorded("friendsforever")), "--seed", "1", "--peers", "3"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
-    assert done.returncode == 2
-    assert "concurrent" in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = [[cell.strip() for cell in line.strip("│").split("│")] for line in done.stdout.splitlines() if line.startswith("│")]
+    assert [cells[:2] + cells[-2:] for cells in table] == [
+        ["peer 1", "12,124", "yes", "yes"],
+        ["peer 2", "13,954", "yes", "yes"],
+        ["peer 3", "0", "yes", "yes"],
+        ["fresh reader", "0", "yes", "yes"],
+    ]

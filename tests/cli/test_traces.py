@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pycrdt import Doc, Text
 
-from ds_sync.cli.traces import PositionedText, Trace, load_trace
+from ds_sync.cli.traces import PositionedText, SharedTrace, Trace, Transaction, load_shared_trace, load_trace, read_trace
 from ds_sync.exceptions import TraceError
 
 
@@ -75,7 +75,7 @@ def test_an_ascii_trace_keeps_its_positions() -> None:
         ([], "not an editing trace"),
         ({"txns": []}, "not an editing trace"),
         ({"txns": [{}], "endContent": ""}, "transaction 0 has no patches"),
-        ({"txns": [{"patches": [], "parents": []}], "endContent": ""}, "concurrent trace"),
+        ({"txns": [{"patches": [], "parents": [], "agent": 0}], "endContent": ""}, "concurrent trace"),
         (session([[0, 0]]), "not \\[position"),
         (session([[0, True, ""]]), "not \\[position"),
         (session([[1, 0, "a"]]), "position 1 in a text of 0"),
@@ -107,3 +107,61 @@ def test_bad_files_are_named(tmp_path: Path, content: bytes, complaint: str) -> 
         load_trace(path)
     with pytest.raises(TraceError, match="No such file"):
         load_trace(tmp_path / "absent")
+
+
+def people(*transactions: tuple[Any, Any], **more: Any) -> dict[str, Any]:
+    """A concurrent trace of agents and parents, whose patches do nothing."""
+    return {"endContent": "", "txns": [{"agent": agent, "parents": parents, "patches": []} for agent, parents in transactions], **more}
+
+
+def test_what_each_transaction_has_seen(tmp_path: Path) -> None:
+    data = people((3, []), (3, [0]), (7, [0]), (7, [1, 2]), (3, [1]), (5, [4, 3]))
+    data["txns"][1]["patches"] = [[0, 0, "é"], [0, 1, ""]]
+    trace = read_trace(written(tmp_path, data))
+    assert isinstance(trace, SharedTrace)
+    assert trace == load_shared_trace(written(tmp_path, data))
+    assert trace.people == 3
+    assert [(each.person, each.seen) for each in trace.transactions] == [
+        (0, (0, 0, 0)),
+        (0, (1, 0, 0)),
+        (2, (1, 0, 0)),
+        (2, (2, 0, 1)),
+        (0, (2, 0, 0)),
+        (1, (3, 0, 2)),
+    ]
+    assert trace.transactions[1].patches == ((0, 0, "é"), (0, 1, ""))
+
+
+def test_a_session_of_one_person_is_one_of_several_as_well(tmp_path: Path) -> None:
+    trace = load_shared_trace(written(tmp_path, session([[6, 0, "a"], [0, 1, ""]], "start ", "tart a")))
+    first, second, third = (0, (0,), ((0, 0, "start "),)), (0, (1,), ((6, 0, "a"),)), (0, (2,), ((0, 1, ""),))
+    assert trace == SharedTrace("tart a", 1, (Transaction(*first), Transaction(*second), Transaction(*third)))
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (people((0, []), (0, [1])), "transaction 1: its parent 1 is not before it"),
+        (people((0, [1]), (1, [0])), "transaction 0: its parent 1 is not before it \\(a cycle"),
+        (people((0, []), (0, [2])), "transaction 1: its parent 2 does not exist"),
+        (people((0, []), (0, [-1])), "transaction 1: its parent -1 does not exist"),
+        (people((0, []), (0, [True])), "transaction 1: its parents are not a list"),
+        (people((0, []), (0, None)), "transaction 1: its parents are not a list"),
+        (people((0, []), (0, 0)), "transaction 1: its parents are not a list"),
+        (people((-1, [])), "transaction 0: its agent is not a number from 0: -1"),
+        (people((None, [])), "its agent is not a number"),
+        (people(("a" * 9_000, [])), "its agent is not a number"),
+        (people((True, [])), "its agent is not a number"),
+        (people((2, []), numAgents=2), "agent 2, but numAgents is 2"),
+        (people((0, []), (1, []), (0, [1])), "transaction 2 of agent 0 does not come after 0, which is the same agent's"),
+        (people(*((agent, []) for agent in range(101))), "101 people; more than 100"),
+        (people((0, []), startContent="x"), "begins with the empty text"),
+        ({"endContent": "", "txns": [{"patches": []}, {"patches": [], "parents": [0], "agent": 0}]}, "transaction 0: its agent"),
+        ({"endContent": "", "txns": [{"patches": [], "agent": 0}, {"patches": [], "parents": [0], "agent": 0}]}, "0: its parents"),
+    ],
+)
+def test_bad_concurrent_traces_are_named(tmp_path: Path, data: Any, complaint: str) -> None:
+    with pytest.raises(TraceError, match=complaint) as caught:
+        read_trace(written(tmp_path, data))
+    assert len(str(caught.value)) < 300 + len(str(tmp_path))
+    assert "\n" not in str(caught.value)
