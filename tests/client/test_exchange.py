@@ -4,7 +4,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 
-from ds_sync.client.credentials import Credentials
+from ds_sync.client.credentials import Credentials, Extras
 from ds_sync.client.exchange import Exchange, build_url
 from ds_sync.client.transport import Response, StreamingResponse
 from ds_sync.exceptions import ProtocolError, TransportError
@@ -91,3 +91,41 @@ async def test_redirects_stay_within_the_origin() -> None:
 
 def test_queries_are_sorted_and_quoted() -> None:
     assert build_url("http://a/s?z=1&offset=0#x", {"offset": "a+b", "live": "sse"}) == "http://a/s?live=sse&offset=a%2Bb&z=1"
+
+
+async def test_extras_are_asked_for_every_request() -> None:
+    calls: list[int] = []
+
+    def count() -> str:
+        calls.append(1)
+        return str(len(calls))
+
+    async def later() -> str:
+        await asyncio.sleep(0)
+        return "é&"
+
+    extras = Extras(headers={"Authorization": "mine", "X-Count": count}, params={"n": count, "who": later})
+    transport = Scripted(Response(200, {}), Response(200, {}))
+    exchange = Exchange("http://a/s", transport, Credentials(), extras)
+    for _ in range(2):
+        await exchange.request("GET", query={"offset": "1"}, timeout=1)
+    assert transport.asked == [
+        ("http://a/s?n=1&offset=1&who=%C3%A9%26", "mine"),
+        ("http://a/s?n=3&offset=1&who=%C3%A9%26", "mine"),
+    ]
+
+
+async def test_credentials_and_the_protocol_win_over_extras() -> None:
+    transport = Scripted(Response(200, {}))
+    extras = Extras(headers={"Authorization": "mine"}, params={"offset": "7"})
+    await Exchange("http://a/s", transport, Credentials(token="t"), extras).request("GET", query={"offset": "1"}, timeout=1)
+    assert transport.asked == [("http://a/s?offset=1", "Bearer t")]
+
+
+async def test_an_extra_that_cannot_be_found_is_a_transport_error() -> None:
+    def broken() -> str:
+        raise OSError("secret")
+
+    exchange = Exchange("http://a/s", Scripted(), Credentials(), Extras(params={"n": broken}))
+    with pytest.raises(TransportError, match="OSError"):
+        await exchange.request("GET", timeout=1)

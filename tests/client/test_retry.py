@@ -30,3 +30,27 @@ def test_retry_after_is_the_least_and_is_bounded() -> None:
 def test_what_may_be_sent_again(error: Exception, idempotent: bool, plain: bool) -> None:
     assert is_transient(error, idempotent=True) is idempotent  # type: ignore[arg-type]
     assert is_transient(error, idempotent=False) is plain  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"max_attempts": 0}, "max_attempts"),
+        ({"first_delay": 0}, "first_delay"),
+        ({"first_delay": -1}, "first_delay"),
+        ({"first_delay": 2, "max_delay": 1}, "max_delay"),
+        ({"multiplier": 0.9}, "multiplier"),
+    ],
+)
+def test_settings_that_make_no_sense(settings: dict[str, float], name: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name} "):
+        RetryPolicy(**settings)  # type: ignore[arg-type]
+
+
+def test_the_bound_grows_by_the_multiplier() -> None:
+    class Highest(random.Random):
+        def uniform(self, a: float, b: float) -> float:
+            return b
+
+    backoff = Backoff(RetryPolicy(first_delay=1, max_delay=20, multiplier=3), Highest())
+    assert [backoff.next_delay() for _ in range(4)] == [1, 3, 9, 20]

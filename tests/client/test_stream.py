@@ -4,9 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from ds_sync.client.retry import RetryPolicy
 from ds_sync.client.stream import StreamClient
-from ds_sync.exceptions import GoneError, NotFoundError, SequenceRegressionError, StreamClosedError
+from ds_sync.client.transport import HttpTransport
+from ds_sync.exceptions import GoneError, InvalidRequestError, NotFoundError, SequenceRegressionError, StreamClosedError, TransportError
 from ds_sync.protocol.messages import Page, ProducerStamp
+from ds_sync.testing.faults import FaultyTransport, is_append, lose_answer
 from ds_sync.testing.server_process import ServerProcess
 
 pytestmark = pytest.mark.anyio
@@ -104,3 +107,68 @@ async def test_refresh_proves(server: ServerProcess) -> None:
                 if page.up_to_date and follower.generation >= wanted:
                     break
         assert got == b"two"
+
+
+async def test_the_content_type_is_found_out(server: ServerProcess) -> None:
+    url = f"{server.url}/v1/stream/client/types"
+    async with StreamClient(url) as maker:
+        await maker.create(content_type="application/json")
+    async with StreamClient(url) as client:
+        await client.append(b"[1]")
+        await client.append_json({"a": "é"}, [2], None)
+        await client.close(b'"end"')
+        assert [message async for message in client.follow(live=False).json()] == [1, {"a": "é"}, [2], None, "end"]
+    async with StreamClient(f"{server.url}/v1/stream/client/none") as client:
+        with pytest.raises(NotFoundError):
+            await client.append(b"x")
+
+
+async def test_a_life_is_given_in_seconds_or_until_a_time(server: ServerProcess) -> None:
+    async with StreamClient(f"{server.url}/v1/stream/client/ttl") as client:
+        assert (await client.create(ttl=60)).created
+        with pytest.raises(InvalidRequestError):
+            await client.create(ttl=60, expires_at="2999-01-01T00:00:00Z")
+    async with StreamClient(f"{server.url}/v1/stream/client/until") as client:
+        assert (await client.create(expires_at="2999-01-01T00:00:00Z")).created
+
+
+async def test_a_producer_on_a_real_server(server: ServerProcess) -> None:
+    async with StreamClient(f"{server.url}/v1/stream/client/produced") as client:
+        await client.create(content_type="application/json")
+        async with client.producer("p", max_batch_items=7) as producer:
+            for number in range(200):
+                await producer.append_json(number)
+        async with client.producer("p") as again:  # the same name, begun anew
+            await again.append_json("again")
+            await again.close('"end"')
+        found = [message async for message in client.follow().json()]
+    assert found == [*range(200), "again", "end"]
+
+
+@pytest.mark.parametrize("live", ["sse", "long-poll"])
+async def test_following_without_catch_up_asks_live_at_once(server: ServerProcess, live: str) -> None:
+    transport = FaultyTransport(HttpTransport())
+    async with StreamClient(
+        f"{server.url}/v1/stream/client/at-once-{live}", transport=transport, content_type="application/json"
+    ) as client:
+        await client.create(body=b"[1]")
+        await client.append(b"[2]", close=True)
+        assert [message async for message in client.follow(live=live, catch_up=False).json()] == [1, 2]  # type: ignore[arg-type]
+        assert all(f"live={live}" in request.url for request in transport.requests if request.method == "GET")
+        await transport.aclose()
+
+
+async def test_a_plain_append_is_sent_again_after_silence_only_if_that_is_wished(server: ServerProcess) -> None:
+    transport = FaultyTransport(HttpTransport())
+    for wished, expected in ((False, b"x"), (True, b"xx")):
+        retry = RetryPolicy(first_delay=0.01, max_delay=0.02, resend_unknown=wished)
+        async with StreamClient(f"{server.url}/v1/stream/client/silence-{wished}", transport=transport, retry=retry) as client:
+            await client.create()
+            transport.inject(lose_answer(), when=is_append)
+            if wished:
+                await client.append(b"x")
+            else:
+                with pytest.raises(TransportError):
+                    await client.append(b"x")
+            assert (await client.read()).data == expected
+    await transport.aclose()

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ds_sync.protocol.tail import FINAL, LIVE_STATES, MODES, TRANSITIONS, Event, Mode, State, Tail
+from ds_sync.protocol.tail import FINAL, LIVE_STATES, MODES, TRANSITIONS, Event, Live, Mode, State, Tail
 
 
 def run(live: object, *events: Event) -> Tail:
@@ -65,3 +65,11 @@ def test_the_tables_name_only_what_exists() -> None:
     assert {state for state, _ in TRANSITIONS} | FINAL | {State.LIVE} == set(State)
     assert {event for _, event in TRANSITIONS} == set(Event)
     assert all(mode in Mode for mode in MODES.values())
+
+
+@pytest.mark.parametrize(("live", "state"), [("auto", State.SSE), ("sse", State.SSE), ("long-poll", State.LONG_POLL)])
+def test_without_catch_up_it_begins_live_and_catches_up_after_a_cut(live: Live, state: State) -> None:
+    tail = Tail(live, catch_up=False)
+    assert tail.state is state
+    tail.receive_event(Event.CUT)
+    assert tail.receive_event(Event.ELAPSED) is State.CATCH_UP
