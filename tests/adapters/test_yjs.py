@@ -243,3 +243,19 @@ def test_nothing_is_told_of_a_document_inside_an_open_transaction() -> None:
     other = adapter.new()
     adapter.apply(other, [adapter.missing(doc, None)])
     assert str(body(other)) == "storedhalf"
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        "010105000201016101013100",  # what old versions of Yjs wrote: one value, "1", in the root "a"
+        "020102010201020201010102010201020201020101020102010202",  # found by fuzzing: accepted, and then no snapshot could be read
+    ],
+)
+def test_json_content_is_refused_because_pycrdt_misreads_it(update: str) -> None:
+    adapter = YjsAdapter()
+    doc = adapter.new()
+    with pytest.raises(InvalidUpdateError, match="JSON content"):
+        adapter.apply(doc, [bytes.fromhex(update)])
+    assert adapter.snapshot(doc) == b"\x00\x00"
+    assert not adapter.apply(adapter.new(), [adapter.snapshot(doc)])
