@@ -366,6 +366,9 @@ class LocalStore:
             yield
         except sqlite3.Error as error:
             raise self._map_error(error) from error
+        except UnicodeDecodeError as error:
+            # Of SQLite's own message, which quotes what is damaged.
+            raise CorruptFileError(f"{self.path}: the file is damaged") from error
 
     def _map_error(self, error: sqlite3.Error) -> Exception:
         if self._closed:

@@ -266,3 +266,13 @@ def test_no_damaged_byte_gives_anything_but_our_errors(filled: tuple[Path, View]
             file.unlink()
     assert refused > 50, (refused, opened)
     assert opened > 50, (refused, opened)
+
+
+@pytest.mark.parametrize("text", [b"CREATE TABLE", b"quarantine"])
+def test_damage_that_is_no_utf8_in_the_schema_is_our_error_too(text: bytes, path: Path) -> None:
+    """SQLite quotes it in its message, which Python then fails to decode."""
+    content = path.read_bytes().replace(text, text[:3] + b"\xce" + text[4:], 1)
+    path.write_bytes(content)
+    with pytest.raises(CorruptFileError):
+        LocalStore(path)
+    assert path.read_bytes() == content

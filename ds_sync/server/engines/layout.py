@@ -54,7 +54,7 @@ def open_file(path: Path, connect: Connect) -> sqlite3.Connection:
         if path.exists() and path.stat().st_size > 0:
             _check_header(path)
         connection = connect(path)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter when SQLite's own message quotes what is damaged
         raise CorruptFileError(f"{path} can't be opened: {error}") from error
     try:
         found = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -70,7 +70,7 @@ def open_file(path: Path, connect: Connect) -> sqlite3.Connection:
             _check_version(connection, path)
             connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         connection.close()
         raise CorruptFileError(f"{path} is damaged: {error}") from error
     except BaseException:

@@ -128,6 +128,17 @@ async def test_a_file_with_a_damaged_page_is_refused(tmp_path: Path) -> None:
     assert path.read_bytes() == bytes(content)
 
 
+@pytest.mark.parametrize("text", [b"TABLE place", b"place"])
+async def test_damage_that_is_no_utf8_in_the_schema_is_our_error_too(tmp_path: Path, text: bytes) -> None:
+    path = tmp_path / "streams.db"
+    await SqliteEngine(path).aclose()
+    content = path.read_bytes().replace(text, text[:2] + b"\xce" + text[3:], 1)
+    path.write_bytes(content)
+    with pytest.raises(CorruptFileError):
+        SqliteEngine(path)
+    assert path.read_bytes() == content
+
+
 async def test_a_full_disk_refuses_changes_nothing_and_goes_on_when_there_is_space(tmp_path: Path) -> None:
     path = tmp_path / "streams.db"
     engine = SqliteEngine(path)
