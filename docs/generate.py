@@ -24,9 +24,13 @@ from click.testing import CliRunner
 
 from ds_sync import Document, Replica, Status, StreamClient, exceptions
 from ds_sync.cli.main import main as cli
+from ds_sync.client.batches import Receipt
 from ds_sync.client.follower import Follower
+from ds_sync.client.producer import Producer
+from ds_sync.client.retry import RetryPolicy
+from ds_sync.client.views import Views
 from ds_sync.protocol import tail
-from ds_sync.protocol.messages import AppendResult, Page
+from ds_sync.protocol.messages import AppendResult, Page, StreamInfo
 from ds_sync.replica import plan
 from ds_sync.replica.local import Tuning
 
@@ -117,9 +121,9 @@ def list_tail_failures() -> str:
     return _table(("the read failed with", "which is", "verdict"), rows) + "\n" + _words(plan.Tail, TAIL_WORDS)
 
 
-def show_hello() -> str:
-    """Return the example."""
-    return f"```python\n{(ROOT / 'examples' / 'hello.py').read_text('utf-8')}```\n"
+def show_example(name: str) -> str:
+    """Return an example."""
+    return f"```python\n{(ROOT / 'examples' / name).read_text('utf-8')}```\n"
 
 
 def show_error_tree() -> str:
@@ -172,16 +176,22 @@ PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "class-append-result": lambda: describe_fields(AppendResult),
     "class-follower": lambda: describe_class(Follower),
     "class-page": lambda: describe_fields(Page),
+    "class-producer": lambda: describe_class(Producer),
+    "class-receipt": lambda: describe_class(Receipt, internal=("settle", "fail")),
     "class-replica": lambda: describe_class(Replica),
+    "class-retry-policy": lambda: describe_fields(RetryPolicy),
     "class-status": lambda: describe_fields(Status),
     "class-stream-client": lambda: describe_class(StreamClient),
+    "class-stream-info": lambda: describe_fields(StreamInfo),
     "class-tuning": lambda: describe_fields(Tuning),
+    "class-views": lambda: describe_class(Views),
     "commands": show_commands,
     "error-tree": show_error_tree,
     "following-modes": draw_modes,
     "following-states": draw_states,
-    "hello": show_hello,
+    "hello": lambda: show_example("hello.py"),
     "other-failures": list_other_failures,
+    "streams": lambda: show_example("streams.py"),
     "tail-failures": list_tail_failures,
 }
 

@@ -74,13 +74,42 @@ def test_every_public_name_is_documented(name: str) -> None:
 
 
 def test_the_readmes_example_runs(tmp_path: Path) -> None:
-    [example] = python_blocks(ROOT / "README.md")
+    example, _ = python_blocks(ROOT / "README.md")
     assert example == (ROOT / "examples" / "hello.py").read_text("utf-8")
     program = tmp_path / "hello.py"
     program.write_text(example, "utf-8")
     with ServerProcess() as server:
         assert run(program, "one.db", server.url).startswith("hello ")
         assert run(program, "two.db", server.url).startswith("hellohello ")
+
+
+def test_the_readmes_example_of_streams_runs(tmp_path: Path) -> None:
+    _, example = python_blocks(ROOT / "README.md")
+    assert example == (ROOT / "examples" / "streams.py").read_text("utf-8")
+    program = tmp_path / "streams.py"
+    program.write_text(example, "utf-8")
+    with ServerProcess() as server:
+        assert run(program, f"{server.url}/v1/stream/readings") == "".join(f"{{'reading': {number}}}\n" for number in range(3))
+
+
+@pytest.mark.parametrize(
+    ("number", "printed"),
+    [
+        (0, r"\d{16}_\d{16}\n"),
+        (1, r"\d{16}_\d{16}\n"),
+        (2, r"\{'reading': 1\} -1\n\{'reading': 2\} -1\n"),
+        (3, ""),
+        (4, r"StreamInfo\(tail='\d{16}_\d{16}', content_type='text/plain', created=False, closed=True, .*\)\n"),
+    ],
+)
+def test_the_pieces_about_streams_run(number: int, printed: str, tmp_path: Path) -> None:
+    pieces = python_blocks(ROOT / "docs" / "how-to" / "streams-without-crdts.md")
+    assert len(pieces) == 5
+    program = tmp_path / "piece.py"
+    piece = textwrap.indent(pieces[number], "    ")
+    program.write_text(f"import asyncio\nimport sys\n\n\nasync def main(url):\n{piece}\n\nasyncio.run(main(sys.argv[1]))\n", "utf-8")
+    with ServerProcess() as server:
+        assert re.fullmatch(printed, run(program, f"{server.url}/v1/stream/log"))
 
 
 def test_the_tutorials_program_prints_what_the_tutorial_says(tmp_path: Path) -> None:
