@@ -7,6 +7,7 @@ case, as ASGI and HTTP/2 carry them.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from ds_sync.exceptions import InvalidRequestError
@@ -22,6 +23,7 @@ STREAM_EXPIRES_AT: Final = "stream-expires-at"
 STREAM_SSE_DATA_ENCODING: Final = "stream-sse-data-encoding"
 STREAM_FORKED_FROM: Final = "stream-forked-from"
 STREAM_FORK_OFFSET: Final = "stream-fork-offset"
+STREAM_FORK_SUB_OFFSET: Final = "stream-fork-sub-offset"
 STREAM_INCARNATION: Final = "stream-incarnation"
 """Ours: 32 hex digits. In answers: which life of the URL this is; on a 404: the life that was deleted; on a 410: the life that is
 there. In a PUT: the id the new stream should have, sent by a replica that makes a lost stream anew, so that the others see the same
@@ -91,6 +93,7 @@ def require_incarnation(text: str | None) -> str | None:
     return text
 
 
+@lru_cache(maxsize=256)  # asked for at every append
 def media_type(content_type: str) -> str:
     """Return the content type without its parameters, in lower case: what two content types are compared by."""
     return content_type.partition(";")[0].strip().lower()

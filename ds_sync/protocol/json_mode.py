@@ -56,3 +56,27 @@ def parse_json_body(body: bytes) -> bytes:
 def build_json_page(records: Sequence[bytes]) -> bytes:
     """Return the array that holds the messages of `records`, in order."""
     return b"[" + b",".join(records) + b"]"
+
+
+def take_messages(record: bytes, count: int) -> bytes | None:
+    """Return the first `count` messages of a record, spelled as they are, or None if it holds fewer.
+
+    Raises InvalidRequestError (code INVALID_JSON) if they are nested too deeply to be told apart.
+    """
+    text, end = record.decode(), 0
+    for taken in range(count):
+        if end >= len(text):
+            return None
+        start = _skip_whitespace(text, end + 1 if taken else 0)  # past the comma
+        try:
+            _, end = _DECODER.raw_decode(text, start)
+        except RecursionError:
+            raise _invalid("the JSON is nested too deeply") from None
+        end = _skip_whitespace(text, end)
+    return text[:end].rstrip(_WHITESPACE).encode()
+
+
+def _skip_whitespace(text: str, start: int) -> int:
+    while start < len(text) and text[start] in _WHITESPACE:
+        start += 1
+    return start

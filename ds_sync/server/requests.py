@@ -6,9 +6,14 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import parse_qs, unquote_to_bytes
 
-from ds_sync.exceptions import InvalidRequestError, PayloadTooLargeError
+from ds_sync.exceptions import InvalidRequestError, NotFoundError, PayloadTooLargeError
 from ds_sync.protocol.headers import MAX_INTEGER, parse_integer
 from ds_sync.server.responses import Receive, Scope
+
+STREAM_MOUNT: Final = b"/v1/stream/"
+
+RESERVED: Final = "__ds/"
+"""Below the mount: the protocol's own, for subscriptions."""
 
 MAX_PATH: Final = 2048
 """Bytes of a stream's path, decoded."""
@@ -35,6 +40,20 @@ def parse_stream_path(raw: bytes) -> str:
         raise InvalidRequestError(f"the path must have 1 to {MAX_PATH} characters", code="INVALID_PATH")
     if not path.isprintable() or any(segment in (".", "..") for segment in path.split("/")):
         raise InvalidRequestError("the path holds dot segments or control characters", code="INVALID_PATH")
+    return path
+
+
+def parse_source(forked_from: str) -> str:
+    """Return the stream's path from a Stream-Forked-From: a URL's path on this server.
+
+    Raises InvalidRequestError (INVALID_PATH), NotFoundError if no stream can be there.
+    """
+    raw = forked_from.encode("latin-1")
+    if not raw.startswith(STREAM_MOUNT):
+        raise NotFoundError("Stream-Forked-From names no stream of this server", code="STREAM_NOT_FOUND")
+    path = parse_stream_path(raw[len(STREAM_MOUNT) :])
+    if path.startswith(RESERVED):
+        raise NotFoundError("what is reserved can't be forked", code="STREAM_NOT_FOUND")
     return path
 
 

@@ -6,44 +6,35 @@ import binascii
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ds_sync.environment import Environment
-from ds_sync.exceptions import GoneError, InvalidRequestError, StoreError
+from ds_sync.exceptions import GoneError, InvalidRequestError, StaleEpochError, StoreError
 from ds_sync.protocol import headers as names
 from ds_sync.protocol.caching import NO_STORE, build_etag, decide_cache_control, matches_etag
 from ds_sync.protocol.cursor import build_cursor
 from ds_sync.protocol.decisions import (
     AppendOutcome,
     AppendRequest,
-    CreateOutcome,
     CreateRequest,
-    Decision,
-    StreamState,
-    StreamView,
     decide_append,
-    decide_create,
-    decide_delete,
-    decide_expire,
-    decide_renew,
-    is_expired,
-    require_stream,
 )
+from ds_sync.protocol.endings import decide_renew
 from ds_sync.protocol.expiry import parse_expiry
+from ds_sync.protocol.forks import ForkRequest, parse_fork_offset, parse_sub_offset
 from ds_sync.protocol.history import START, Place, parse_place, spell_place
 from ds_sync.protocol.json_mode import build_json_page
 from ds_sync.protocol.offsets import BEGINNING, NOW, parse_request_offset
 from ds_sync.protocol.sse import EVENT_CONTROL, EVENT_DATA, build_event
+from ds_sync.protocol.state import Decision, StreamState, StreamView, is_expired, require_stream
 from ds_sync.server.engines.base import Run, StorageEngine
 from ds_sync.server.live import Hangup, SharedPages, Waiters
-from ds_sync.server.requests import ClientGoneError, only_value, parse_headers, parse_query, read_body
+from ds_sync.server.lives import Lives
+from ds_sync.server.requests import ClientGoneError, only_value, parse_headers, parse_query, parse_source, read_body
 from ds_sync.server.responses import COMMON_HEADERS, HeaderList, Receive, Scope, Send, answer
 
 DEFAULT_CONTENT_TYPE: Final = "application/octet-stream"
-
-FORK_HEADERS: Final = frozenset((names.STREAM_FORKED_FROM, names.STREAM_FORK_OFFSET, "stream-fork-sub-offset"))
-"""Refused: a client that asked for a fork must not take an empty stream for one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,56 +62,69 @@ class Streams:
         self._limits = limits
         self._waiters = waiters
         self._pages = SharedPages()
+        self._lives = Lives(engine, environment)
 
     async def put(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """PUT: create (section 5.1)."""
         headers = parse_headers(scope)
-        if not FORK_HEADERS.isdisjoint(headers):
-            raise InvalidRequestError("this server makes no forks", code="FORKS_UNSUPPORTED")
-        expiry = parse_expiry(headers.get(names.STREAM_TTL), headers.get(names.STREAM_EXPIRES_AT))
-        body = await read_body(receive, headers, self._limits.max_body)
-        request = CreateRequest(
-            path,
-            _content_type(headers.get("content-type")),
-            f"{self._environment.random.getrandbits(128):032x}",
-            names.parse_incarnation(headers.get(names.STREAM_INCARNATION)),
-            body,
-            closed=names.parse_flag(headers.get(names.STREAM_CLOSED)),
-            expiry=expiry,
-        )
-        now = self._environment.now()
-
-        def decide(views: Sequence[StreamView]) -> Decision[CreateOutcome]:
-            return decide_create(views[0], request, now)
-
-        outcome = await self._engine.transact((path,), decide)
+        get = headers.get
+        expiry = parse_expiry(get(names.STREAM_TTL), get(names.STREAM_EXPIRES_AT))
+        closed = names.parse_flag(get(names.STREAM_CLOSED))
+        fresh = f"{self._environment.random.getrandbits(128):032x}"
+        proposed = names.parse_incarnation(get(names.STREAM_INCARNATION))
+        forked_from, sub_offset = get(names.STREAM_FORKED_FROM), parse_sub_offset(get(names.STREAM_FORK_SUB_OFFSET))
+        if forked_from is not None:
+            source, place = parse_source(forked_from), parse_fork_offset(get(names.STREAM_FORK_OFFSET))
+            body = await read_body(receive, headers, self._limits.max_body)
+            kind = _content_type(get("content-type"))
+            outcome = await self._lives.fork(
+                ForkRequest(path, source, fresh, place, sub_offset, kind, proposed, body, closed=closed, expiry=expiry)
+            )
+        elif names.STREAM_FORK_OFFSET in headers or names.STREAM_FORK_SUB_OFFSET in headers:
+            raise InvalidRequestError("Stream-Fork-Offset and Stream-Fork-Sub-Offset need a Stream-Forked-From")
+        else:
+            body = await read_body(receive, headers, self._limits.max_body)
+            kind = _content_type(get("content-type")) or DEFAULT_CONTENT_TYPE
+            outcome = await self._lives.create(CreateRequest(path, kind, fresh, proposed, body, closed=closed, expiry=expiry))
         fields = _state_headers(outcome.state)
         if outcome.created:
             host = headers.get("host", "localhost")
             fields.append((b"location", f"{scope.get('scheme', 'http')}://{host}".encode("latin-1") + raw_path(scope)))
         await answer(send, 201 if outcome.created else 200, fields)
 
-    async def post(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """POST: append, close (sections 5.2 and 5.3)."""
+    async def post(self, path: str, scope: Scope, receive: Receive, send: Send, *, document: bool = False) -> None:
+        """POST: append, close (sections 5.2 and 5.3).
+
+        `document`: the type of what is appended is given, a producer that began again is rescued, and nobody can close it. The official
+        Yjs provider asks for that whenever it disconnects, and may not be refused: it is answered as if it had been done, with no
+        effect on its numbers.
+        """
         headers = parse_headers(scope)
         get = headers.get
         producer = names.parse_producer(get(names.PRODUCER_ID), get(names.PRODUCER_EPOCH), get(names.PRODUCER_SEQ))
+        closing = names.parse_flag(get(names.STREAM_CLOSED))
         body = await read_body(receive, headers, self._limits.max_body)
+        if document and closing and not body:
+            state = await self._require(path, await self._engine.read(path, None, 0))
+            await answer(send, 204, [(b"stream-next-offset", state.tail.encode()), (b"stream-incarnation", state.incarnation.encode())])
+            return
         request = AppendRequest(
             path,
             body,
-            get("content-type") or None,
-            names.parse_flag(get(names.STREAM_CLOSED)),
+            DEFAULT_CONTENT_TYPE if document else get("content-type") or None,
+            closing and not document,
             producer,
             get(names.STREAM_SEQ),
             names.require_incarnation(get(names.STREAM_INCARNATION)),
+            document,
         )
-        now = self._environment.now()
-
-        def decide(views: Sequence[StreamView]) -> Decision[AppendOutcome]:
-            return decide_append(views[0], request, now)
-
-        outcome = await self._engine.transact((path,), decide, producer=None if producer is None else producer.id)
+        try:
+            outcome = await self._append(request)
+        except StaleEpochError as error:
+            if producer is None or not (document and closing) or error.current_epoch != producer.epoch:
+                raise
+            # These are the last words of a producer that began again. It is not there to claim an epoch.
+            outcome = await self._append(replace(request, producer=None))
         state = outcome.state
         fields: HeaderList = [
             (b"stream-next-offset", state.tail.encode()),
@@ -134,11 +138,18 @@ class Streams:
         fresh = producer is not None and body and not outcome.duplicate
         await answer(send, 200 if fresh else 204, fields)
 
+    async def _append(self, request: AppendRequest) -> AppendOutcome:
+        now = self._environment.now()
+
+        def decide(views: Sequence[StreamView]) -> Decision[AppendOutcome]:
+            return decide_append(views[0], request, now)
+
+        return await self._engine.transact((request.path,), decide, producer=None if request.producer is None else request.producer.id)
+
     async def delete(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """DELETE (section 5.4 of the protocol's operations)."""
-        now = self._environment.now()
-        tombstone = await self._engine.transact((path,), lambda views: decide_delete(views[0], now))
-        await answer(send, 204, [(b"stream-incarnation", tombstone.incarnation.encode())])
+        ended = await self._lives.delete(path)
+        await answer(send, 204, [(b"stream-incarnation", ended.incarnation.encode())])
 
     async def head(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """HEAD: what the stream is now; never cached."""
@@ -180,8 +191,10 @@ class Streams:
         if state is None or state.deadline is None:
             return require_stream(state, 0.0)
         now = self._environment.now()
+        if not state.listed:
+            return require_stream(state, now)
         if is_expired(state, now):
-            await self._engine.transact((path,), lambda views: decide_expire(views[0], now))
+            await self._lives.expire(path)
         elif renew:
             await self._renew(path, state)
         return require_stream(state, now)
@@ -279,7 +292,12 @@ class Streams:
                     except (GoneError, StoreError):
                         break  # the client asks again, and is told with a status
                     life = run.state
-                    if life is None or life.deleted or life.incarnation != state.incarnation or is_expired(life, self._environment.now()):
+                    if (
+                        life is None
+                        or not life.listed
+                        or life.incarnation != state.incarnation
+                        or is_expired(life, self._environment.now())
+                    ):
                         break
                     ended = life.closed and run.up_to_date
                     if run.records or ended or not told:
@@ -325,9 +343,9 @@ def _header(scope: Scope, name: bytes) -> str | None:
     return None
 
 
-def _content_type(text: str | None) -> str:
+def _content_type(text: str | None) -> str | None:
     if text is None or not text.strip():
-        return DEFAULT_CONTENT_TYPE
+        return None
     kind, slash, detail = names.media_type(text).partition("/")
     # PROTOCOL.md is silent on malformed types; the suite wants the default instead of a refusal.
     return text if kind and slash and detail and " " not in kind + detail else DEFAULT_CONTENT_TYPE

@@ -14,10 +14,10 @@ pytestmark = pytest.mark.interop
 
 HERE = Path(__file__).parent
 
-LATER = ("Fork - ", "Reserved subscription APIs")
+LATER = ("Reserved subscription APIs",)
 """What the suite calls the features this server does not offer yet, by the names of its groups."""
 
-MEASURED = 250
+MEASURED = 332
 """Tests of the suite, version 0.3.6, that concern other features."""
 
 

@@ -328,13 +328,6 @@ async def test_health_is_json(app: Application) -> None:
     assert (answer.status, json.loads(answer.body)["status"]) == (200, "ok")
 
 
-async def test_a_fork_is_refused_and_makes_nothing(app: Application) -> None:
-    await ask(app, "PUT", "/v1/stream/a", headers=TEXT)
-    refused = await ask(app, "PUT", "/v1/stream/b", headers={"stream-forked-from": "/v1/stream/a"})
-    assert (refused.status, refused.code) == (400, "FORKS_UNSUPPORTED")
-    assert (await ask(app, "HEAD", "/v1/stream/b")).status == 404
-
-
 async def test_an_encoded_mount_is_no_mount(app: Application) -> None:
     answer = await ask(app, "PUT", "/v1/%73tream/a")
     assert (answer.status, answer.code) == (404, "NOT_FOUND")
@@ -360,11 +353,12 @@ async def test_a_time_to_live_is_told_renewed_by_reads_and_ends_the_stream() -> 
 
 
 VALUES = st.text(st.characters(min_codepoint=0, max_codepoint=255), max_size=20) | st.sampled_from(
-    ["0", "1", "-1", "true", "now", "text/plain", "application/json", START, "9" * 20, "1e3", "*", '"', "a/b;"]
+    ["0", "1", "-1", "true", "now", "text/plain", "application/json", START, "9" * 20, "1e3", "*", '"', "a/b;", "/v1/stream/j"]
 )
 PRODUCER_NAMES = ["producer-id", "producer-epoch", "producer-seq"]
-STREAM_NAMES = ["stream-closed", "stream-seq", "stream-ttl", "stream-expires-at", "stream-incarnation", "stream-forked-from"]
-NAMES = st.sampled_from([*PRODUCER_NAMES, *STREAM_NAMES, "content-type", "content-length", "if-none-match", "host"])
+STREAM_NAMES = ["stream-closed", "stream-seq", "stream-ttl", "stream-expires-at", "stream-incarnation"]
+FORK_NAMES = ["stream-forked-from", "stream-fork-offset", "stream-fork-sub-offset"]
+NAMES = st.sampled_from([*PRODUCER_NAMES, *STREAM_NAMES, *FORK_NAMES, "content-type", "content-length", "if-none-match", "host"])
 
 
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -23,12 +23,16 @@ Watcher: TypeAlias = Callable[[Collection[str]], None]
 """Called on the event loop with the paths that changed: once for a whole batch of commits."""
 
 
+Records: TypeAlias = tuple[tuple[bytes, ...], Place]
+"""Consecutive records and the place after them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """Consecutive records of a stream, and what the stream was when they were read."""
 
     state: StreamState | None
-    """Durable. None: nothing was ever at this path; `deleted`: a tombstone. Neither has records."""
+    """Durable. None: nothing was ever at this path; `deleted`: a tombstone; `kept`: ended. None of them has records."""
     records: tuple[bytes, ...]
     end: Place
     """After the last of the records; where reading began if there are none."""
@@ -69,7 +73,8 @@ class StorageEngine(Protocol):
         """Return whole records from `after` on: about `limit` bytes of them, at least one if there is one and limit > 0.
 
         `after` None means the tail: no records, just the state. Raises GoneError (HISTORY_DIVERGED) if `after` is not a
-        place between two records of this very history; its check plus one is the same place.
+        place between two records of this very history; its check plus one is the same place. A fork's history is that of its source
+        up to `state.origin`, whether the source still answers or is `kept`, and its own from there on; a page may hold both.
         """
         ...
 
@@ -87,6 +92,18 @@ class StorageEngine(Protocol):
     async def aclose(self) -> None:
         """Finish the commits under way and let go of everything."""
         ...
+
+
+def find_owner(state: StreamState, path: str, after: Place, state_of: Callable[[str], StreamState]) -> tuple[str, int]:
+    """Return the path whose own records follow `after` in the history of the stream `state` at `path`, and the position they count to.
+
+    Up a chain of forks: what stands before a fork's origin is its source's. `state_of` gives the states of sources.
+    """
+    bound = state.position
+    while state.origin is not None and after.position < state.origin.position:
+        bound, path = min(bound, state.origin.position), state.origin.path
+        state = state_of(path)
+    return path, bound
 
 
 def diverged(state: StreamState) -> GoneError:

@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from ds_sync.exceptions import CorruptFileError, NewerFileError
-from ds_sync.protocol.decisions import StreamState
 from ds_sync.protocol.messages import ProducerStamp
+from ds_sync.protocol.state import Origin, StreamState
 
 APPLICATION_ID: Final = 0x64735345
 """dsSE"""
 
-VERSION: Final = 1
+VERSION: Final = 2
+"""2: forks. The tables are those of 1; what is new stands in the states."""
 
 _SCHEMA: Final = (
     """CREATE TABLE log (id INTEGER PRIMARY KEY, stream INTEGER NOT NULL, position INTEGER NOT NULL, running BLOB NOT NULL,
@@ -91,6 +92,8 @@ def build_state(path: str, state: StreamState) -> dict[str, Any]:
     """Return what `parse_state` reads: everything but position and running hash, which every log row has; defaults left out."""
     fields = {name: value for name, value in asdict(state).items() if value is not None and value is not False}
     del fields["position"], fields["running"]
+    if not state.forks:
+        del fields["forks"]
     return {"path": path, **fields}
 
 
@@ -98,8 +101,15 @@ def parse_state(fields: dict[str, Any], position: int, running: bytes) -> tuple[
     """Return path and state."""
     known = dict(fields)
     path = known.pop("path")
-    closer = known.pop("closed_by", None)
-    return path, StreamState(position=position, running=running, closed_by=ProducerStamp(**closer) if closer else None, **known)
+    closer, origin = known.pop("closed_by", None), known.pop("origin", None)
+    state = StreamState(
+        position=position,
+        running=running,
+        closed_by=ProducerStamp(**closer) if closer else None,
+        origin=Origin(**origin) if origin else None,
+        **known,
+    )
+    return path, state
 
 
 def spell(fields: object) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from ds_sync.exceptions import ClosedError
-from ds_sync.protocol.decisions import Change, StreamView
+from ds_sync.protocol.decisions import Change, StreamState, StreamView
 from ds_sync.protocol.history import START, Place
 from ds_sync.protocol.producer import ProducerState
-from ds_sync.server.engines.base import Decide, Run, Watcher, diverged
+from ds_sync.server.engines.base import Decide, Records, Run, Watcher, diverged, find_owner
 from ds_sync.server.engines.globs import compile_glob
 
 R = TypeVar("R")
@@ -47,24 +47,30 @@ class MemoryEngine:
         self._require_open()
         view = self._views.get(path)
         state = None if view is None else view.state
-        if state is None or state.deleted:
+        if state is None or state.deleted or state.kept:
             return Run(state, (), after or START)
         if after is None:
             return Run(state, (), state.place)
-        places = self._places[path]
-        first = bisect_left(places, after.position, key=lambda place: place.position)
-        if first == len(places) or not after.matches(places[first]):
-            raise diverged(state)
-        end = bisect_right(places, after.position + limit, key=lambda place: place.position) - 1
-        if end == first and limit > 0 and first < len(places) - 1:
-            end = first + 1
-        return Run(state, tuple(self._records[path][first:end]), places[end] if end > first else after)
+        records: list[bytes] = []
+        while True:
+            owner, bound = find_owner(state, path, after, self._state_of)
+            found = self._read_own(owner, after, min(limit, bound - after.position))
+            if found is None:
+                raise diverged(state)
+            part, end = found
+            limit -= end.position - after.position
+            if records and limit < 0:
+                return Run(state, tuple(records), after)  # only a page's first record may be above its limit
+            records += part
+            if end.position < bound or bound == state.position or limit <= 0:
+                return Run(state, tuple(records), end)
+            after = end
 
     async def list(self, glob: str) -> list[str]:
         """Match against all paths."""
         self._require_open()
         matches = compile_glob(glob).fullmatch
-        return sorted(path for path, view in self._views.items() if view.state is not None and not view.state.deleted and matches(path))
+        return sorted(path for path, view in self._views.items() if view.state is not None and view.state.listed and matches(path))
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
         """Call `watcher` in the turn that commits."""
@@ -78,11 +84,27 @@ class MemoryEngine:
         self._records.clear()
         self._places.clear()
 
+    def _state_of(self, path: str) -> StreamState:
+        state = self._views[path].state
+        if state is None:
+            raise AssertionError("a source lives as long as its forks")
+        return state
+
+    def _read_own(self, path: str, after: Place, limit: int) -> Records | None:
+        places = self._places[path]
+        first = bisect_left(places, after.position, key=lambda place: place.position)
+        if first == len(places) or not after.matches(places[first]):
+            return None
+        end = bisect_right(places, after.position + limit, key=lambda place: place.position) - 1
+        if end == first and limit > 0 and first < len(places) - 1:
+            end = first + 1
+        return tuple(self._records[path][first:end]), places[end] if end > first else after
+
     def _apply(self, path: str, change: Change) -> None:
         if change.fresh:
             self._producers[path] = {}
             self._records[path] = []
-            self._places[path] = [START]
+            self._places[path] = [change.state.base]
         producers = self._producers[path]
         if change.producer is not None:
             producers[change.producer[0]] = change.producer[1]

@@ -8,17 +8,15 @@ import sqlite3
 from bisect import bisect_left, bisect_right
 from collections import deque
 from dataclasses import dataclass, field, replace
-from typing import Final, TypeAlias
+from typing import Final
 
-from ds_sync.protocol.decisions import StreamState, StreamView
-from ds_sync.protocol.history import Place, build_place
+from ds_sync.protocol.history import HASH_SIZE, Place, build_place
 from ds_sync.protocol.producer import ProducerState
+from ds_sync.protocol.state import StreamState, StreamView
+from ds_sync.server.engines.base import Records
 from ds_sync.server.engines.layout import parse_state
 
 NOTHING: Final = StreamView(None, {})
-
-Records: TypeAlias = tuple[tuple[bytes, ...], Place]
-"""Consecutive records and the place after them."""
 
 
 class Stream:
@@ -177,3 +175,8 @@ def load_shelf(connection: sqlite3.Connection) -> Shelf:
     shelf.last_log = last
     shelf.next_log = last + 1
     return shelf
+
+
+def start_of(state: StreamState) -> tuple[int, bytes]:
+    """Return position and running hash before a stream's first own record."""
+    return (0, b"") if state.origin is None else (state.origin.position, state.origin.check.to_bytes(HASH_SIZE, "big"))

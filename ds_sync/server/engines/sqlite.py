@@ -21,15 +21,16 @@ from typing import Any, Final, TypeVar
 from ds_sync.environment import RunInThread
 from ds_sync.exceptions import ClosedError, CorruptFileError, StoreError
 from ds_sync.ownership import Ownership
-from ds_sync.protocol.decisions import Change, StreamView
 from ds_sync.protocol.history import START, Place
 from ds_sync.protocol.producer import ProducerState
-from ds_sync.server.engines.base import Decide, Run, Watcher, diverged
+from ds_sync.protocol.state import Change, StreamState, StreamView
+from ds_sync.server.engines.base import Decide, Records, Run, Watcher, diverged, find_owner
 from ds_sync.server.engines.globs import compile_glob
 from ds_sync.server.engines.layout import Connect, build_state, connect, open_file, spell
-from ds_sync.server.engines.shelf import NOTHING, RecentRecords, Stream, load_shelf
+from ds_sync.server.engines.shelf import NOTHING, RecentRecords, Stream, load_shelf, start_of
 from ds_sync.server.engines.writing import (
     LogRow,
+    mark_version,
     producer_row,
     read_file,
     remove_life,
@@ -102,8 +103,11 @@ class SqliteEngine:
             try:
                 self._shelf = load_shelf(self._writer)
                 self._reader = connect(self._path, readonly=True)
-            except (sqlite3.Error, KeyError, ValueError, TypeError) as error:
+                mark_version(self._writer)
+            except (sqlite3.Error, KeyError, ValueError, TypeError, StoreError) as error:
                 self._writer.close()
+                if isinstance(error, StoreError):
+                    raise
                 raise CorruptFileError(f"{self._path} is damaged: {error}") from error
         except BaseException:
             self._ownership.release()
@@ -152,7 +156,7 @@ class SqliteEngine:
         self._require_open()
         stream = self._shelf.durable.get(path)
         state = None if stream is None else stream.durable
-        if stream is None or state is None or state.deleted:
+        if stream is None or state is None or state.deleted or state.kept:
             return Run(state, (), after or START)
         if after is None:
             return Run(state, (), state.place)
@@ -162,12 +166,12 @@ class SqliteEngine:
             return Run(state, (), after)
         if after.position > state.position:
             raise diverged(state)
-        found = self._recent.read(stream, after, limit)
-        if found is None:
-            unsettled = [entry for entry in stream.unsettled if entry[0] >= after.position]
-            found = await self._run_reader(read_file, self._reader, stream.id, after, limit, stream.settled, unsettled)
-            if self._shelf.durable.get(path) is not stream:
-                return await self.read(path, after, limit)
+        if state.origin is not None and after.position < state.origin.position:
+            found = await self._read_through(state, path, after, limit)
+        else:
+            found = self._recent.read(stream, after, limit) or await self._read_file(stream, after, limit)
+        if self._shelf.durable.get(path) is not stream:
+            return await self.read(path, after, limit)
         if found is None:
             raise diverged(state)
         return Run(state, found[0], found[1])
@@ -177,9 +181,7 @@ class SqliteEngine:
         self._require_open()
         matches = compile_glob(glob).fullmatch
         streams = self._shelf.durable.values()
-        return sorted(
-            stream.path for stream in streams if stream.durable is not None and not stream.durable.deleted and matches(stream.path)
-        )
+        return sorted(stream.path for stream in streams if stream.durable is not None and stream.durable.listed and matches(stream.path))
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
         """Call `watcher` once for each commit of the file."""
@@ -203,6 +205,35 @@ class SqliteEngine:
             self._reader.close()
             self._writer.close()
             self._ownership.release()
+
+    async def _read_file(self, stream: Stream, after: Place, limit: int) -> Records | None:
+        base = START if stream.durable is None else stream.durable.base
+        unsettled = [entry for entry in stream.unsettled if entry[0] >= after.position]
+        found: Records | None = await self._run_reader(read_file, self._reader, stream.id, base, after, limit, stream.settled, unsettled)
+        return found
+
+    async def _read_through(self, state: StreamState, path: str, after: Place, limit: int) -> Records | None:
+        """Read a fork from before its own records on, as far as one page goes."""
+        records: tuple[bytes, ...] = ()
+        while True:
+            owner, bound = find_owner(state, path, after, self._state_of)
+            stream, size = self._shelf.durable[owner], min(limit, bound - after.position)
+            found = self._recent.read(stream, after, size) or await self._read_file(stream, after, size)
+            if found is None:
+                return None
+            limit -= found[1].position - after.position
+            if records and limit < 0:
+                return records, after  # only a page's first record may be above its limit
+            records += found[0]
+            after = found[1]
+            if after.position < bound or bound == state.position or limit <= 0:
+                return records, after
+
+    def _state_of(self, path: str) -> StreamState:
+        state = self._shelf.durable[path].durable
+        if state is None:
+            raise AssertionError("a source lives as long as its forks")
+        return state
 
     def _stage(self, commit: _Commit, path: str, stream: Stream | None, change: Change) -> None:
         shelf, earlier, state = self._shelf, None, change.state
@@ -277,7 +308,7 @@ class SqliteEngine:
                     if step.earlier is not None:
                         shelf.ended.append(step.earlier.id)
                 if step.record is not None:
-                    start = (0, b"") if before is None else (before.position, before.running)
+                    start = (before.position, before.running) if before is not None else start_of(state)
                     stream.unsettled.append((state.position, state.running, step.row[0]))
                     self._recent.add(stream, start, step.record, (state.position, state.running))
                 if step.named is not None:

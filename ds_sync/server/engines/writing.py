@@ -11,10 +11,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from ds_sync.exceptions import CorruptFileError, StorageFullError, StoreError
-from ds_sync.protocol.history import START, Place, build_place
+from ds_sync.protocol.history import Place, build_place
 from ds_sync.protocol.producer import ProducerState
-from ds_sync.server.engines.layout import build_state, spell
-from ds_sync.server.engines.shelf import Records, Stream
+from ds_sync.server.engines.base import Records
+from ds_sync.server.engines.layout import VERSION, build_state, spell
+from ds_sync.server.engines.shelf import Stream
 
 LogRow = tuple[int, int, int, bytes, str | None, bytes | None]
 """id, stream, position, running hash, change, data."""
@@ -36,6 +37,15 @@ def map_error(error: sqlite3.Error) -> StoreError:
     if code in _CORRUPT:
         return CorruptFileError(f"the server's file is damaged: {error}")
     return StoreError(f"the server's file can't be used: {error}")
+
+
+def mark_version(connection: sqlite3.Connection) -> None:
+    """Have older ds-syncs refuse the file from now on. Raises StoreError, StorageFullError for one; then nothing has changed."""
+    try:
+        if connection.execute("PRAGMA user_version").fetchone()[0] != VERSION:
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+    except sqlite3.Error as error:
+        raise map_error(error) from error
 
 
 def write_commit(connection: sqlite3.Connection, rows: Sequence[LogRow]) -> None:
@@ -119,6 +129,7 @@ def remove_life(connection: sqlite3.Connection, stream: int, limit: int) -> bool
 def read_file(
     connection: sqlite3.Connection,
     stream: int,
+    base: Place,
     after: Place,
     limit: int,
     settled: int,
@@ -126,11 +137,12 @@ def read_file(
 ) -> Records | None:
     """Return records from the file, or None if `after` is not a place between two of them. Raises StoreError.
 
-    `settled` is the position up to which the places are in the table; `unsettled` has those above.
+    `base` is where the stream's own records begin, `settled` the position up to which the places are in the table; `unsettled` has
+    those above.
     """
     try:
-        if after.position == 0:
-            known = START
+        if after.position == base.position:
+            known = base
         elif after.position <= settled:
             row = connection.execute("SELECT running FROM place WHERE stream = ? AND position = ?", (stream, after.position)).fetchone()
             if row is None:

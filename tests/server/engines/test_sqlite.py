@@ -18,20 +18,22 @@ from ds_sync.exceptions import CorruptFileError, FileInUseError, GoneError, Newe
 from ds_sync.protocol.decisions import CreateRequest, decide_create
 from ds_sync.protocol.history import START
 from ds_sync.protocol.messages import ProducerStamp
+from ds_sync.server.engines.layout import VERSION
 from ds_sync.server.engines.sqlite import SqliteEngine
 from ds_sync.testing.engine_contract import OpenEngine, StorageEngineContract, append, create, delete, places_of, read_all
 from ds_sync.testing.engine_crash_contract import CrashStorage, EngineCrashContract, SqliteStorage, run_at_once
+from ds_sync.testing.engine_fork_contract import EngineForkContract
 
 pytestmark = pytest.mark.anyio
 
 
-class TestSqliteEngine(StorageEngineContract):
+class TestSqliteEngine(StorageEngineContract, EngineForkContract):
     @pytest.fixture
     def open_engine(self, tmp_path: Path) -> OpenEngine:
         return lambda: SqliteEngine(tmp_path / "streams.db")
 
 
-class TestSqliteEngineWithoutRecentRecords(StorageEngineContract):
+class TestSqliteEngineWithoutRecentRecords(StorageEngineContract, EngineForkContract):
     """All reads come from the log rows that are not settled yet."""
 
     @pytest.fixture
@@ -39,7 +41,7 @@ class TestSqliteEngineWithoutRecentRecords(StorageEngineContract):
         return lambda: SqliteEngine(tmp_path / "streams.db", recent_bytes=0)
 
 
-class TestSqliteEngineThatSettlesAtOnce(StorageEngineContract):
+class TestSqliteEngineThatSettlesAtOnce(StorageEngineContract, EngineForkContract):
     """All reads come from the settled tables."""
 
     @pytest.fixture
@@ -47,7 +49,7 @@ class TestSqliteEngineThatSettlesAtOnce(StorageEngineContract):
         return lambda: SqliteEngine(tmp_path / "streams.db", recent_bytes=0, settle_rows=1)
 
 
-class TestSqliteEngineInBetween(StorageEngineContract):
+class TestSqliteEngineInBetween(StorageEngineContract, EngineForkContract):
     """Pages begin in the settled tables and end in the log."""
 
     @pytest.fixture
@@ -110,7 +112,7 @@ async def test_a_newer_file_stays_as_it_is(tmp_path: Path) -> None:
     before = path.read_bytes()
     with pytest.raises(NewerFileError) as caught:
         SqliteEngine(path)
-    assert (caught.value.found, caught.value.known) == (99, 1)
+    assert (caught.value.found, caught.value.known) == (99, VERSION)
     assert path.read_bytes() == before
 
 
