@@ -8,8 +8,8 @@ The offset moves on at the very moment a page enters the queue.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -23,6 +23,7 @@ from ds_sync.client.views import Views
 from ds_sync.environment import Environment
 from ds_sync.exceptions import DsSyncError, InvalidRequestError, ProtocolError, ResponseError, TransportError, TransportTimeoutError
 from ds_sync.protocol import headers as h
+from ds_sync.protocol.json_mode import JSON_MEDIA_TYPE
 from ds_sync.protocol.messages import Page
 from ds_sync.protocol.offsets import Offset
 from ds_sync.protocol.sse import SsePage, SsePageParser, is_cursor
@@ -85,6 +86,8 @@ class Follower(Views):
         self._delay = 0.0
         self._protocol_errors = 0
         self._hasty_ends = 0
+        self._pieces = False
+        self._skip = 0
         self._queue: asyncio.Queue[_Delivered | Interruption | BaseException | _End] = asyncio.Queue(maxsize=1)
         self._runner: asyncio.Task[None] | None = None
         self._step: asyncio.Task[Event] | None = None
@@ -214,8 +217,10 @@ class Follower(Views):
         if generation > self._proved:
             query[h.QUERY_CURSOR] = str(self._environment.random.getrandbits(48))
             headers["cache-control"] = "no-cache"
-        response = await self._exchange.request("GET", query=query, headers=headers, timeout=self._timeouts.request)
-        page = self._parse_page(response)
+        if self._pieces:
+            page = await self._read_pieces(query, headers)
+        else:
+            page = self._parse_page(await self._exchange.request("GET", query=query, headers=headers, timeout=self._timeouts.request))
         if not page.up_to_date and page.next_offset == self._offset:
             raise ProtocolError("a catch-up read brought nothing, and is not up to date either")
         event = await self._deliver(page, generation)
@@ -224,6 +229,35 @@ class Follower(Views):
             # The proof was for an earlier call than the last: read on.
             return event if event is Event.CLOSE or self._wanted == generation else Event.PAGE
         return event
+
+    async def _read_pieces(self, query: Mapping[str, str], headers: Mapping[str, str]) -> Page:
+        """Hand out the page as it comes; return its end. A page of a JSON stream is returned whole: it is no prefix of a later one."""
+        async with self._exchange.stream(query=query, headers=headers, timeout=self._timeouts.request) as response:
+            if not 200 <= response.status < 300:
+                raise answers.build_error(await _read_error(response), now=self._environment.now())
+            page = self._parse_page(Response(response.status, response.headers))
+            whole, seen = h.media_type(self._content_type) == JSON_MEDIA_TYPE, 0
+            parts: list[bytes] = []
+            async for chunk in response.chunks():
+                seen += len(chunk)
+                if whole:
+                    parts.append(chunk)
+                elif seen > self._skip:
+                    if page.next_offset == self._offset:
+                        raise ProtocolError("data came with the offset it was asked for")
+                    # After a cut the same page comes again, and so does what was handed out of it.
+                    fresh = chunk[self._skip - seen :]
+                    await self._queue.put(
+                        _Delivered(Page(fresh, self._offset, up_to_date=False, incarnation=page.incarnation), self._proved)
+                    )
+                    self._skip = seen
+                    self._prosper()
+            if seen < self._skip:
+                raise ProtocolError("a page that was read again is shorter than it was")
+        return replace(page, data=b"".join(parts)) if whole else page
+
+    def _allow_pieces(self) -> None:
+        self._pieces = True
 
     async def _long_poll(self) -> Event:
         began, before = self._environment.monotonic(), self._offset
@@ -308,6 +342,7 @@ class Follower(Views):
             raise ProtocolError("data came with the offset it was asked for")
         await self._queue.put(_Delivered(page, generation))
         # No await from here: the page is yielded and the offset moved, or neither.
+        self._skip = 0
         if page.next_offset != self._offset:
             self._offset = page.next_offset
             self._prosper()

@@ -70,7 +70,6 @@ class Producer:
         retry: RetryPolicy,
         timeouts: Timeouts,
     ) -> None:
-        """Raises ValueError, naming the setting, for one that makes no sense."""
         if not 0 < len(id) <= h.MAX_PRODUCER_ID or not id.isascii() or not id.isprintable() or id != id.strip():
             raise ValueError(f"id must have 1 to {h.MAX_PRODUCER_ID} printable ASCII characters")
         if epoch is not None and not 0 <= epoch <= h.MAX_INTEGER:

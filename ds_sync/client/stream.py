@@ -173,7 +173,7 @@ class StreamClient:
         is the clock's unless you keep it yourself; it then begins at number 0, and without `auto_claim` numbers that the server has
         had are taken for repetitions (`AppendResult.duplicate`). A batch is sent when it is full, or when its first item has waited
         `linger` seconds, and there is room under `max_in_flight`. `append` waits while `max_buffered` bytes are not accepted yet.
-        Raises ValueError.
+        Raises ValueError, naming the setting, for one that makes no sense.
         """
         return Producer(
             self._exchange,

@@ -30,7 +30,10 @@ OnInterruption = Callable[[Interruption], object]
 
 
 class Views(ABC):
-    """An async iterator over Pages and Interruptions, and other ways to iterate over the same: use one of them."""
+    """An async iterator over Pages and Interruptions, and other ways to iterate over the same: use one of them.
+
+    Those others end the reading when their loop is left.
+    """
 
     def __init__(self, offset: Offset) -> None:
         self.offset = offset
@@ -48,19 +51,34 @@ class Views(ABC):
         return item
 
     @abstractmethod
+    async def aclose(self) -> None:
+        """Stop, and end the iteration."""
+
+    @abstractmethod
     async def _next_item(self) -> Page | Interruption:
         """Return the next one. Raises StopAsyncIteration at the end."""
 
+    @abstractmethod
+    def _allow_pieces(self) -> None:
+        """From now on a page may come in pieces: pages that say the offset before them, and at last the one that says the offset after."""
+
     async def pages(self, *, interrupted: OnInterruption | None = None) -> AsyncIterator[Page]:
         """Yield the pages alone; `interrupted` is called with what came between."""
-        async for item in self:
-            if isinstance(item, Page):
-                yield item
-            elif interrupted is not None:
-                interrupted(item)
+        try:
+            async for item in self:
+                if isinstance(item, Page):
+                    yield item
+                elif interrupted is not None:
+                    interrupted(item)
+        finally:  # whoever leaves the loop has no other handle on what runs
+            await self.aclose()
 
     async def chunks(self, *, interrupted: OnInterruption | None = None) -> AsyncIterator[bytes]:
-        """Yield the bytes as they come: joined together they are the stream. Where a chunk ends means nothing."""
+        """Yield the bytes as they come: joined together they are the stream. Where a chunk ends means nothing.
+
+        A page is never held in memory as a whole, however large the server makes it (but for a JSON stream's).
+        """
+        self._allow_pieces()
         async for page in self.pages(interrupted=interrupted):
             if page.data:
                 yield page.data
@@ -70,6 +88,7 @@ class Views(ABC):
 
         `errors` is what `bytes.decode` takes. Raises ProtocolError for bytes that are not UTF-8; `offset` is then before them.
         """
+        self._allow_pieces()
         decoder = codecs.getincrementaldecoder("utf-8")(errors)
         whole = self.offset
         async for page in self.pages(interrupted=interrupted):

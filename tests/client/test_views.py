@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -18,11 +19,18 @@ class Pages(Views):
 
     def __init__(self, *data: bytes | None, closed: bool = True) -> None:
         super().__init__(BEGINNING)
+        self.left = self.in_pieces = False
         last = len(data) - 1
         self._items = [
             CUT if one is None else Page(one, Offset(str(number + 1)), number == last, closed and number == last)
             for number, one in enumerate(data)
         ]
+
+    async def aclose(self) -> None:
+        self.left = True
+
+    def _allow_pieces(self) -> None:
+        self.in_pieces = True
 
     async def _next_item(self) -> Page | Interruption:
         if not self._items:
@@ -99,3 +107,15 @@ async def test_a_damaged_page_is_raised_before_it_counts(broken: bytes) -> None:
         async for message in views.json():
             got.append(message)
     assert (got, views.offset) == ([1], "1")
+
+
+@pytest.mark.parametrize(("view", "pieces"), [("pages", False), ("chunks", True), ("text", True), ("json", False)])
+async def test_leaving_a_view_ends_the_reading(view: str, pieces: bool) -> None:
+    views = Pages(b"[1]", b"[2]")
+    iterator = getattr(views, view)()
+    await anext(iterator)
+    assert (views.left, views.in_pieces) == (False, pieces)
+    await iterator.aclose()
+    await asyncio.sleep(0)  # the generator inside is ended by the event loop
+    await asyncio.sleep(0)
+    assert views.left
