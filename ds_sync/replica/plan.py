@@ -189,6 +189,10 @@ OTHER_FAILURES: Final[tuple[tuple[type[DsSyncError], Tail], ...]] = (
 """Of requests that neither read nor append: making the stream, asking what is there."""
 
 
+ENDED: Final = ("STREAM_DELETED", "STREAM_EXPIRED")
+"""Codes of a 410 for a stream that is gone, all but for its forks."""
+
+
 def judge_tail_failure(error: DsSyncError, record: DocumentRecord) -> Tail:
     """Return what it means that the stream could not be read from the record's checkpoint."""
     verdict = next(verdict for kind, verdict in TAIL_FAILURES if isinstance(error, kind))
@@ -198,6 +202,8 @@ def judge_tail_failure(error: DsSyncError, record: DocumentRecord) -> Tail:
         return verdict
     if isinstance(error, GoneError) and is_another_life(error.incarnation, record):
         return Tail.DIVERGED
+    if isinstance(error, GoneError) and error.code in ENDED and record.incarnation and error.incarnation:
+        return Tail.DELETED
     # Not even the beginning can be read: reading it once more changes nothing.
     return Tail.BLOCK if record.checkpoint == BEGINNING else Tail.HEAL
 
