@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ds_sync.exceptions import InvalidRequestError
-from ds_sync.protocol.json_mode import build_json_page, parse_json_body
+from ds_sync.protocol.json_mode import build_json_page, parse_json_body, take_messages
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -50,3 +50,22 @@ def test_a_number_of_many_digits_costs_nothing() -> None:
 def test_a_page_is_the_messages_in_order(batches: list[list[object]]) -> None:
     records = [parse_json_body(json.dumps(batch).encode()) for batch in batches]
     assert json.loads(build_json_page(records)) == [message for batch in batches for message in batch]
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(1, "1.50"), (2, '1.50 , {"a" : [1,2]}'), (3, '1.50 , {"a" : [1,2]},\n"],["'), (4, '1.50 , {"a" : [1,2]},\n"],[", "é"'), (5, None)],
+)
+def test_the_first_messages_of_a_record_are_taken_as_spelled(count: int, expected: str | None) -> None:
+    record = parse_json_body('[1.50 , {"a" : [1,2]},\n"],[", "é"]'.encode())
+    assert take_messages(record, count) == (None if expected is None else expected.encode())
+
+
+@given(st.lists(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=5), min_size=1, max_size=6))
+def test_taking_is_the_beginning_of_the_list(messages: list[object]) -> None:
+    record = parse_json_body(json.dumps(messages, ensure_ascii=False).encode())
+    for count in range(1, len(messages) + 1):
+        taken = take_messages(record, count)
+        assert taken is not None
+        assert json.loads(build_json_page([taken])) == messages[:count]
+    assert take_messages(record, len(messages) + 1) is None

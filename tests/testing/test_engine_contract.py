@@ -15,6 +15,7 @@ from ds_sync.server.engines.base import Run, diverged
 from ds_sync.server.engines.memory import MemoryEngine
 from ds_sync.server.engines.sqlite import SqliteEngine
 from ds_sync.testing.engine_contract import StorageEngineContract
+from ds_sync.testing.engine_fork_contract import EngineForkContract
 
 @pytest.fixture
 def anyio_backend():
@@ -141,6 +142,53 @@ BROKEN = {
         """,
         "limit",
     ),
+    "reads on in a source past the seam": (
+        """
+        class Engine(MemoryEngine):
+            def _read_own(self, path, after, limit):
+                return super()._read_own(path, after, 1 << 30)
+        """,
+        "its_source_up_to_where_they_part",
+    ),
+    "drops what an ended source held": (
+        """
+        class Engine(MemoryEngine):
+            def _apply(self, path, change):
+                super()._apply(path, change)
+                if change.state.kept:
+                    self._records[path], self._places[path] = [], [START]
+        """,
+        "a_source_that_ended",
+    ),
+    "lists what has ended": (
+        """
+        class Engine(MemoryEngine):
+            async def list(self, glob):
+                return sorted(self._views)
+        """,
+        "a_source_that_ended",
+    ),
+    "begins every history at the start": (
+        """
+        class Engine(MemoryEngine):
+            def _apply(self, path, change):
+                super()._apply(path, change)
+                if change.fresh:
+                    self._places[path][0] = START
+        """,
+        "parted",
+    ),
+    "stops a page at the seam": (
+        """
+        class Engine(MemoryEngine):
+            async def read(self, path, after, limit):
+                state = self._views[path].state if path in self._views else None
+                if state and state.origin and after and after.position < state.origin.position:
+                    limit = min(limit, state.origin.position - after.position)
+                return await super().read(path, after, limit)
+        """,
+        "goes_on_over_the_seam",
+    ),
 }
 
 
@@ -153,7 +201,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
         indent = len(lines[1]) - len(lines[1].lstrip())
         subject = "\n".join(line[indent:] for line in lines)
         test = """
-class TestBroken(StorageEngineContract):
+class TestBroken(StorageEngineContract, EngineForkContract):
     @pytest.fixture
     def open_engine(self):
         return Engine
