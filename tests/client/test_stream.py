@@ -1,14 +1,15 @@
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 
 from ds_sync.client.retry import RetryPolicy
 from ds_sync.client.stream import StreamClient
-from ds_sync.client.transport import HttpTransport
+from ds_sync.client.transport import HttpTransport, Response
 from ds_sync.exceptions import GoneError, InvalidRequestError, NotFoundError, SequenceRegressionError, StreamClosedError, TransportError
 from ds_sync.protocol.messages import Page, ProducerStamp
+from ds_sync.protocol.offsets import Offset
 from ds_sync.testing.faults import FaultyTransport, is_append, lose_answer
 from ds_sync.testing.server_process import ServerProcess
 
@@ -172,3 +173,28 @@ async def test_a_plain_append_is_sent_again_after_silence_only_if_that_is_wished
                     await client.append(b"x")
             assert (await client.read()).data == expected
     await transport.aclose()
+
+
+async def test_a_fork_says_what_it_wants() -> None:
+    class Server:
+        async def request(self, method: str, url: str, *, headers: Mapping[str, str], body: bytes = b"", timeout: float | None) -> Response:
+            asked.append((method, {name: value for name, value in headers.items() if name.startswith(("stream-", "content-"))}))
+            return Response(201, {"stream-next-offset": "7", "content-type": "text/plain"})
+
+    asked: list[tuple[str, dict[str, str]]] = []
+    client = StreamClient("http://a/new", transport=Server())  # type: ignore[arg-type]
+    info = await client.fork("/old")
+    assert (info.created, info.tail, await client.find_content_type()) == (True, "7", "text/plain")
+    await client.fork("/old", offset=Offset("3"), sub_offset=2, content_type="text/plain")
+    assert asked == [
+        ("PUT", {"stream-forked-from": "/old"}),
+        (
+            "PUT",
+            {
+                "stream-forked-from": "/old",
+                "stream-fork-offset": "3",
+                "stream-fork-sub-offset": "2",
+                "content-type": "text/plain",
+            },
+        ),
+    ]

@@ -1,5 +1,6 @@
 """The adapter on the official reference server, as the official suite drives it; with that server's own injected faults, too."""
 
+import asyncio
 import json
 import socket
 import subprocess
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from ds_sync import StreamClient
+from ds_sync.exceptions import NotFoundError
 from ds_sync.testing.client_adapter.cases import run_case
 from ds_sync.testing.client_adapter.dialogues import DIALOGUES
 from ds_sync.testing.client_adapter.driver import AdapterProcess
@@ -107,3 +110,32 @@ def test_an_append_that_meets_a_fault_stands_there_once(fault: dict[str, Any], a
     inject(reference, path, fault)
     assert adapter.ask("append", path=path, data="once")["status"] == 200
     assert adapter.ask("read", path=path)["chunks"][0]["data"] == "once"
+
+
+@pytest.mark.anyio
+async def test_the_client_forks(reference: str) -> None:
+    async with StreamClient(f"{reference}/source-{uuid.uuid4()}") as source, StreamClient(f"{reference}/fork-{uuid.uuid4()}") as fork:
+        await source.create(content_type="text/plain")
+        first = await source.append(b"one")
+        await source.append(b"two")
+        assert first.tail is not None
+        assert (await fork.fork(source.url.removeprefix(reference), offset=first.tail, sub_offset=1)).created
+        await fork.append(b"!")
+        assert [text async for text in fork.follow(live=False).text()] == ["onet!"]
+    async with StreamClient(f"{reference}/other") as other:
+        with pytest.raises(NotFoundError):
+            await other.fork("/nowhere")
+
+
+@pytest.mark.anyio
+async def test_the_producer_on_the_reference_server(reference: str) -> None:
+    async with StreamClient(f"{reference}/produced-{uuid.uuid4()}") as stream:
+        await stream.create(content_type="application/json")
+        async with stream.producer("p", max_batch_items=5, max_in_flight=8) as producer:
+            for number in range(300):
+                await producer.append_json(number)
+        async with stream.producer("p") as again:
+            await again.append_json("again")
+            await again.close('"end"')
+        async with asyncio.timeout(10):
+            assert [message async for message in stream.follow().json()] == [*range(300), "again", "end"]
