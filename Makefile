@@ -6,8 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 ROUNDS ?= 50
 SEEDS ?= 2000
+MINUTES ?= 10
 
-.PHONY: demo test check kills simulate install bench clean
+.PHONY: demo test check kills simulate fuzz install bench clean
 
 demo: install
 	$(BIN)/ds-sync demo
@@ -28,6 +29,9 @@ simulate: install
 
 bench: install
 	$(BIN)/python tests/benchmarks/bench.py $(BENCH)
+
+fuzz: install
+	$(BIN)/python tests/fuzz --minutes $(MINUTES)
 
 install: $(VENV)/.installed
 

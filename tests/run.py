@@ -26,6 +26,10 @@ STEP_SECONDS = 300.0
 PYTEST_SECONDS = 780.0
 """A step that takes longer hangs, and is killed: the whole run has to fit into 15 minutes."""
 
+FUZZ_MINUTES = 1.0
+FUZZ_SECONDS = 150.0
+"""The fuzzer ends by itself; what it starts and reads again at the end takes some seconds more."""
+
 CHECKS = {
     "ruff check": ["-m", "ruff", "check", "."],
     "ruff format": ["-m", "ruff", "format", "--check", "."],
@@ -77,9 +81,9 @@ def run(name: str, arguments: list[str], seconds: float = STEP_SECONDS, *, quiet
     return process.returncode, output.strip()
 
 
-def check(name: str, arguments: list[str], totals: Totals) -> None:
+def check(name: str, arguments: list[str], totals: Totals, seconds: float = STEP_SECONDS) -> None:
     """Run a check that passes or fails as a whole."""
-    code, output = run(name, arguments)
+    code, output = run(name, arguments, seconds)
     if code == 0:
         totals.passed += 1
         return
@@ -138,6 +142,7 @@ def main() -> int:
         check(name, arguments, totals)
     options = find_what_is_needed(totals)
     test(options, totals)
+    check("fuzz", ["tests/fuzz", "--minutes", str(FUZZ_MINUTES)], totals, FUZZ_SECONDS)
     print(f"== all: {time.monotonic() - began:.1f} s")
     print(*totals.remarks, sep="\n", end="\n" if totals.remarks else "")
     print(f"{totals.passed} passed, {totals.failed} failed, {totals.skipped} skipped", flush=True)

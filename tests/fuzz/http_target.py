@@ -1,0 +1,195 @@
+"""Raw bytes on a socket to a real `ds-sync serve`."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import http.client
+import os
+import random
+import re
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import corpus
+from findings import HANG_SECONDS, Finding
+from mutator import mutate
+
+from ds_sync.testing.server_process import ServerProcess
+
+ALLOWED_5XX = {501, 503, 505, 507}
+"""501 and 505 are the HTTP library's, for a transfer coding or a version it does not know: they say what the client did."""
+
+GROWTH_LIMIT = 400 * 1024 * 1024
+"""Bytes of memory a server may take in one life, what the fuzzer stored included."""
+
+LIFE = 4000
+"""Inputs after which the server is ended by SIGTERM and started again."""
+
+ANSWER_SECONDS = 0.04
+"""Without an answer for so long, an input is taken for the beginning of a request: its end is said, and the server has to let go."""
+
+KNOWN: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "plain": ("application/octet-stream", lambda text: text),
+    "json": ("application/json", lambda text: b'["%s"]' % text),
+    "docs/d/.updates": ("application/octet-stream", lambda text: b"\x28" + text),
+}
+"""Streams that must stay as they are: what they hold, and a body with 40 characters of text."""
+
+_STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[^\r\n]*\r\n")
+_LENGTH = re.compile(rb"\r\ncontent-length: ([0-9]+)\r\n", re.IGNORECASE)
+
+
+class HttpTarget:
+    """A server of its own process, and streams beside the fuzzed ones that must stay as they are."""
+
+    share = 3.0
+
+    def __init__(self, engine: str) -> None:
+        self.name = f"http-{engine}"
+        self.statuses: collections.Counter[int] = collections.Counter()
+        self._engine = engine
+        self._count = 0
+        self._known: dict[str, list[bytes]] = {}
+
+    def open(self, folder: Path) -> None:
+        self._data = folder / "server.db" if self._engine == "sqlite" else None
+        self._start()
+
+    def make(self, rng: random.Random) -> bytes:
+        if rng.random() < 0.002:
+            return b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + mutate(rng, b"\x00\x00\x00\x04\x00\x00\x00\x00\x00" * 3)
+        data = corpus.make_request(rng)
+        if rng.random() < 0.2:
+            data += corpus.make_request(rng)
+        return mutate(rng, data, corpus.WORDS) if rng.random() < 0.5 else data
+
+    def check(self, data: bytes) -> None:
+        self._count += 1
+        for status in exchange(self._server.port, data):
+            self.statuses[status] += 1
+            if status >= 500 and status not in ALLOWED_5XX:
+                raise Finding(f"{status}; the log says: {self._log()[-2000:]}")
+        if self._count % 50 == 0:
+            self._look_after()
+        if self._count % LIFE == 0:
+            self._end()
+            self._start()
+
+    def close(self) -> None:
+        self._end()
+
+    def _start(self) -> None:
+        options = ("--max-body", str(1024 * 1024))
+        self._server = ServerProcess(self._data, long_poll_timeout=0.3, options=options)
+        if self._data is None:
+            self._known = {}
+        self._prefix = f"/v1/stream/intact-{secrets.token_hex(4)}"
+        for name, (kind, _) in KNOWN.items():
+            self._call("PUT", f"{self._prefix}/{name}", {"Content-Type": kind}, expected=201)
+            self._known[f"{self._prefix}/{name}"] = []
+        self._prepare()
+        self._before = self._memory()
+        self._seq = 0
+
+    def _end(self) -> None:
+        """Require all that is known, a log without errors, and an orderly end."""
+        self._look_after()
+        for path, bodies in self._known.items():
+            status, content = self._call("GET", f"{path}?offset=-1")
+            stored = b"[" + b",".join(body[1:-1] for body in bodies) + b"]" if path.endswith("/json") else b"".join(bodies)
+            if (status, content) != (200, stored):
+                raise Finding(f"{path} has {len(content)} bytes that are not the {len(stored)} stored ones (status {status})")
+        grown = self._memory() - self._before
+        if grown > GROWTH_LIMIT:
+            raise Finding(f"the server has grown by {grown / 1e6:.0f} MB in {LIFE} inputs")
+        log = self._log()
+        if "ERROR" in log or "Traceback" in log:
+            raise Finding(f"the server's log says: {log[-3000:]}")
+        code = self._server.terminate()
+        if code:
+            raise Finding(f"SIGTERM ended the server with {code}")
+
+    def _look_after(self) -> None:
+        """Append to the known streams, and require that the server is well."""
+        for name, (kind, build) in KNOWN.items():
+            body = build(secrets.token_hex(20).encode())
+            producer = {"Producer-Id": "keeper", "Producer-Epoch": "0", "Producer-Seq": str(self._seq)}
+            self._call("POST", f"{self._prefix}/{name}", {"Content-Type": kind, **producer}, body, expected=200)
+            self._known[f"{self._prefix}/{name}"].append(body)
+        self._seq += 1
+        if self._count % 100 == 0:
+            self._prepare()
+
+    def _prepare(self) -> None:
+        for method, path, headers, body in corpus.SETUP:
+            self._call("DELETE", path)
+            self._call(method, path, headers, body)
+
+    def _call(
+        self, method: str, path: str, headers: dict[str, str] | None = None, body: bytes = b"", *, expected: int | None = None
+    ) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=HANG_SECONDS)
+        with contextlib.closing(connection):
+            try:
+                connection.request(method, path, body, headers or {})
+                answer = connection.getresponse()
+                status, content = answer.status, answer.read()
+            except OSError as error:
+                raise Finding(f"the server is dead, or as good as: {error!r}; its log says: {self._log()[-2000:]}") from error
+        if expected is not None and status != expected:
+            raise Finding(f"{method} {path} was answered {status} and not {expected}: {content[:300]!r}")
+        return status, content
+
+    def _memory(self) -> int:
+        lines = Path(f"/proc/{self._server.pid}/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) * 1024
+
+    def _log(self) -> str:
+        with open(f"/proc/{self._server.pid}/fd/2", "rb") as file:
+            return os.pread(file.fileno(), 1 << 20, 0).decode(errors="replace")
+
+
+def exchange(port: int, data: bytes) -> list[int]:
+    """Send `data`; return the statuses of the answers. Raises Finding if the server neither answers nor hangs up."""
+    until = time.monotonic() + HANG_SECONDS
+    with socket.create_connection(("127.0.0.1", port), timeout=HANG_SECONDS) as connection:
+        received = b""
+        try:
+            connection.sendall(data)
+            connection.settimeout(0.7 if b"long-poll" in data else ANSWER_SECONDS)
+            try:
+                part = connection.recv(1 << 20)
+            except TimeoutError:
+                connection.shutdown(socket.SHUT_WR)
+                connection.settimeout(HANG_SECONDS)
+                part = connection.recv(1 << 20)
+            while part:
+                received += part
+                if time.monotonic() > until:
+                    raise Finding("a hang: the answer does not end")
+                if _is_whole(received, head=data.startswith(b"HEAD")):
+                    break
+                connection.settimeout(HANG_SECONDS)
+                part = connection.recv(1 << 20)
+        except TimeoutError:
+            raise Finding(f"a hang: neither an answer nor a hang-up after {HANG_SECONDS} s; received {received[:200]!r}") from None
+        except ConnectionError:
+            pass  # its right
+    return [int(status) for status in _STATUS.findall(received)] if received.startswith(b"HTTP/1.") else []
+
+
+def _is_whole(received: bytes, *, head: bool) -> bool:
+    """Whether the first answer is there; of one without an end (SSE, HTTP/2), its beginning."""
+    at, found = received.find(b"\r\n\r\n"), None
+    if not received.startswith(b"HTTP/1."):
+        return True
+    if at < 0:
+        return False
+    if received[9:12] in (b"100", b"101"):
+        return True
+    found = _LENGTH.search(received[: at + 2])
+    return found is None or head or len(received) >= at + 4 + int(found[1])
