@@ -8,14 +8,16 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
 from ds_sync.exceptions import StoreError
-from ds_sync.server.app import create_app
+from ds_sync.server.app import Application, create_app
 from ds_sync.server.engines.base import StorageEngine
+from ds_sync.server.webhook_targets import TargetPolicy
 
 DRAIN_SECONDS = 10.0
 """How long SIGTERM waits for requests under way."""
@@ -35,10 +37,31 @@ FLUSH_SECONDS = 0.1
 @click.option(
     "--max-body", default=64 * 1024 * 1024, show_default=True, type=click.IntRange(1024), help="Bytes one request's body may have."
 )
-def serve(host: str, port: int, data: Path | None, memory: bool, long_poll_timeout: float, max_body: int) -> None:
+@click.option("--allow-http-webhooks", is_flag=True, help="Let webhooks go to this machine, and by plain http: for development.")
+@click.option(
+    "--allow-webhook", multiple=True, metavar="HOST", help="A host or network (10.1.0.0/16) webhooks may go to wherever it is. Repeatable."
+)
+@click.option("--public-url", metavar="URL", help="Where clients reach this server, for callbacks.  [default: what their requests say]")
+def serve(
+    host: str,
+    port: int,
+    data: Path | None,
+    memory: bool,
+    long_poll_timeout: float,
+    max_body: int,
+    allow_http_webhooks: bool,
+    allow_webhook: tuple[str, ...],
+    public_url: str | None,
+) -> None:
     """Serve streams until SIGTERM or SIGINT."""
     if memory and data is not None:
         raise click.UsageError("--memory and --data exclude each other")
+    if public_url is not None and not public_url.startswith(("http://", "https://")):
+        raise click.UsageError("--public-url must begin with http:// or https://")
+    try:
+        policy = TargetPolicy(allow_http=allow_http_webhooks, allowed=allow_webhook)
+    except ValueError as error:
+        raise click.UsageError(f"--allow-webhook: {error}") from None
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     path = Path("ds-sync.db") if data is None else data
     try:
@@ -53,7 +76,14 @@ def serve(host: str, port: int, data: Path | None, memory: bool, long_poll_timeo
     except OSError as error:
         _fail(f"can't open {path}: {error.strerror or error}")
     where = "memory" if memory else f"sqlite {path}"
-    sys.exit(_run(lambda: _serve(engine, listener, where, long_poll_timeout=long_poll_timeout, max_body=max_body)))
+    build = partial(
+        create_app, engine, long_poll_timeout=long_poll_timeout, max_body=max_body, webhook_targets=policy, public_url=public_url
+    )
+    try:
+        code = _run(lambda: _serve(build, engine, listener, where))
+    except StoreError as error:
+        _fail(str(error))
+    sys.exit(code)
 
 
 def _fail(message: str) -> NoReturn:
@@ -95,7 +125,7 @@ def _run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
     return uvloop.run(main())
 
 
-async def _serve(engine: StorageEngine, listener: socket.socket, where: str, *, long_poll_timeout: float, max_body: int) -> int:
+async def _serve(build: Callable[[], Application], engine: StorageEngine, listener: socket.socket, where: str) -> int:
     from granian._granian import SocketHolder
     from granian.constants import HTTPModes, Interfaces
     from granian.server.embed import Server
@@ -109,7 +139,7 @@ async def _serve(engine: StorageEngine, listener: socket.socket, where: str, *, 
             self._sfd: Any = descriptor
             self._ssp: Any = None
 
-    app = create_app(engine, long_poll_timeout=long_poll_timeout, max_body=max_body)
+    app = build()
     host, port = listener.getsockname()[:2]
     server = ListeningServer(
         app,
@@ -133,6 +163,7 @@ async def _serve(engine: StorageEngine, listener: socket.socket, where: str, *, 
     stopping = asyncio.ensure_future(stop.wait())
     try:
         await _accepting(host, port)
+        await app.start()
         shown = f"[{host}]" if ":" in host else host
         print(f"ds-sync serving http://{shown}:{port} ({where})", flush=True)
         await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)

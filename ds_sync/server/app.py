@@ -16,6 +16,11 @@ from ds_sync.server.live import Waiters
 from ds_sync.server.requests import ClientGoneError, parse_stream_path
 from ds_sync.server.responses import METHODS, PREFLIGHT_HEADERS, Message, Receive, Scope, Send, answer, build_refusal
 from ds_sync.server.streams import Limits, Streams, raw_path
+from ds_sync.server.subscription_routes import SubscriptionRoutes
+from ds_sync.server.subscriptions import Subscriptions
+from ds_sync.server.wakes import Wakes
+from ds_sync.server.webhook_targets import TargetPolicy
+from ds_sync.server.webhooks import Webhooks
 
 STREAM_MOUNT: Final = b"/v1/stream/"
 RESERVED: Final = "__ds/"
@@ -29,7 +34,9 @@ Handler: TypeAlias = Callable[[str, Scope, Receive, Send], Awaitable[None]]
 class Application:
     """An ASGI 3 application over one engine. Made by `create_app`."""
 
-    def __init__(self, engine: StorageEngine, environment: Environment, limits: Limits) -> None:
+    def __init__(
+        self, engine: StorageEngine, environment: Environment, limits: Limits, policy: TargetPolicy, public_url: str | None = None
+    ) -> None:
         self.engine = engine
         self._environment = environment
         self._waiters = Waiters()
@@ -37,6 +44,10 @@ class Application:
         self._under_way = 0
         self._idle: asyncio.Event | None = None
         streams = Streams(engine, environment, limits, self._waiters)
+        self._wakes = Wakes(engine, environment, Webhooks(policy))
+        self._unwatch_wakes = engine.watch(self._wakes.notice)
+        subscriptions = Subscriptions(self._wakes, environment, policy)
+        self._subscriptions = SubscriptionRoutes(subscriptions, self._wakes, max_body=limits.max_body, public_url=public_url)
         self._handlers: dict[str, Handler] = {
             "POST": streams.post,
             "GET": streams.get,
@@ -61,6 +72,10 @@ class Application:
             await receive()
             await send({"type": "websocket.close", "code": 1000})
 
+    async def start(self) -> None:
+        """Wake the subscriptions that have something to do. Without it they are woken by the first request on one. Raises StoreError."""
+        await self._wakes.start()
+
     async def drain(self, seconds: float) -> bool:
         """End the live readers, wait up to `seconds` for the requests under way; return whether all are done."""
         self._waiters.stop()
@@ -72,9 +87,11 @@ class Application:
         return not self._under_way
 
     async def aclose(self) -> None:
-        """Stop listening to the engine. The engine belongs to whoever opened it."""
+        """Stop listening to the engine, and waking. The engine belongs to whoever opened it."""
         self._waiters.stop()
         self._unwatch()
+        self._unwatch_wakes()
+        await self._wakes.aclose()
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -96,8 +113,9 @@ class Application:
                     await _refuse_method(send)
                     return
                 name = parse_stream_path(path[len(STREAM_MOUNT) :])
-                if name.startswith(RESERVED):
-                    raise NotFoundError("this server offers no subscriptions", code="NOT_FOUND")
+                if f"{name}/".startswith(RESERVED):
+                    await self._subscriptions.serve(path[len(STREAM_MOUNT) :], scope, receive, send_noting)
+                    return
                 await handler(name, scope, receive, send_noting)
             elif path == b"/health" and method in ("GET", "HEAD"):
                 body = json.dumps({"status": "ok", "version": __version__, "durable": self.engine.durable}).encode()
@@ -125,6 +143,8 @@ class Application:
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
             message = await receive()
+            if message["type"] == "lifespan.startup":
+                await self.start()
             await send({"type": f"{message['type']}.complete"})
             if message["type"] == "lifespan.shutdown":
                 await self.aclose()
@@ -144,7 +164,13 @@ def create_app(
     sse_seconds: float = 60.0,
     max_body: int = 64 * 1024 * 1024,
     page_bytes: int = 1024 * 1024,
+    webhook_targets: TargetPolicy | None = None,
+    public_url: str | None = None,
 ) -> Application:
-    """Return the application that serves `engine`; times are seconds, sizes bytes. The engine stays the caller's to close."""
+    """Return the application that serves `engine`; times are seconds, sizes bytes. The engine stays the caller's to close.
+
+    `webhook_targets` says where webhooks may go; by default, by https to public addresses. `public_url` is where clients reach the server,
+    for the callbacks of webhooks; by default what the Host header of the subscriber's request says.
+    """
     limits = Limits(max_body=max_body, page_bytes=page_bytes, long_poll_timeout=long_poll_timeout, sse_seconds=sse_seconds)
-    return Application(engine, environment or Environment(), limits)
+    return Application(engine, environment or Environment(), limits, webhook_targets or TargetPolicy(), public_url)

@@ -4,4 +4,4 @@ import { runConformanceTests } from "@durable-streams/server-conformance-tests"
 const baseUrl = process.env.DS_SYNC_SERVER_URL
 if (!baseUrl) throw new Error("DS_SYNC_SERVER_URL is not set")
 
-runConformanceTests({ baseUrl })
+runConformanceTests({ baseUrl, subscriptions: true })
