@@ -37,6 +37,13 @@ FLUSH_SECONDS = 0.1
 @click.option(
     "--max-body", default=64 * 1024 * 1024, show_default=True, type=click.IntRange(1024), help="Bytes one request's body may have."
 )
+@click.option(
+    "--compact-after",
+    default=1024 * 1024,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Bytes by which a document's log grows until it gets a snapshot; 0: none are made.",
+)
 @click.option("--allow-http-webhooks", is_flag=True, help="Let webhooks go to this machine, and by plain http: for development.")
 @click.option(
     "--allow-webhook", multiple=True, metavar="HOST", help="A host or network (10.1.0.0/16) webhooks may go to wherever it is. Repeatable."
@@ -49,6 +56,7 @@ def serve(
     memory: bool,
     long_poll_timeout: float,
     max_body: int,
+    compact_after: int,
     allow_http_webhooks: bool,
     allow_webhook: tuple[str, ...],
     public_url: str | None,
@@ -77,7 +85,13 @@ def serve(
         _fail(f"can't open {path}: {error.strerror or error}")
     where = "memory" if memory else f"sqlite {path}"
     build = partial(
-        create_app, engine, long_poll_timeout=long_poll_timeout, max_body=max_body, webhook_targets=policy, public_url=public_url
+        create_app,
+        engine,
+        long_poll_timeout=long_poll_timeout,
+        max_body=max_body,
+        webhook_targets=policy,
+        public_url=public_url,
+        compact_after=compact_after or None,
     )
     try:
         code = _run(lambda: _serve(build, engine, listener, where))

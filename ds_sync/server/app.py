@@ -6,14 +6,16 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from ds_sync import __version__
 from ds_sync.environment import Environment
 from ds_sync.exceptions import DsSyncError, InvalidRequestError, NotFoundError, ServerError
+from ds_sync.server.compaction import OpenWorker
+from ds_sync.server.documents import PRESENCE_MARK, Documents, parse_document_name, parse_presence_path
 from ds_sync.server.engines.base import StorageEngine
 from ds_sync.server.live import Waiters
-from ds_sync.server.requests import ClientGoneError, parse_stream_path
+from ds_sync.server.requests import RESERVED, STREAM_MOUNT, ClientGoneError, parse_stream_path
 from ds_sync.server.responses import METHODS, PREFLIGHT_HEADERS, Message, Receive, Scope, Send, answer, build_refusal
 from ds_sync.server.streams import Limits, Streams, raw_path
 from ds_sync.server.subscription_routes import SubscriptionRoutes
@@ -21,10 +23,6 @@ from ds_sync.server.subscriptions import Subscriptions
 from ds_sync.server.wakes import Wakes
 from ds_sync.server.webhook_targets import TargetPolicy
 from ds_sync.server.webhooks import Webhooks
-
-STREAM_MOUNT: Final = b"/v1/stream/"
-RESERVED: Final = "__ds/"
-"""Below the mount: the protocol's own, for subscriptions."""
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +33,14 @@ class Application:
     """An ASGI 3 application over one engine. Made by `create_app`."""
 
     def __init__(
-        self, engine: StorageEngine, environment: Environment, limits: Limits, policy: TargetPolicy, public_url: str | None = None
+        self,
+        engine: StorageEngine,
+        environment: Environment,
+        limits: Limits,
+        policy: TargetPolicy,
+        public_url: str | None = None,
+        compact_after: int | None = None,
+        open_worker: OpenWorker | None = None,
     ) -> None:
         self.engine = engine
         self._environment = environment
@@ -44,6 +49,7 @@ class Application:
         self._under_way = 0
         self._idle: asyncio.Event | None = None
         streams = Streams(engine, environment, limits, self._waiters)
+        self._documents = Documents(engine, streams, environment, limits, compact_after, open_worker)
         self._wakes = Wakes(engine, environment, Webhooks(policy))
         self._unwatch_wakes = engine.watch(self._wakes.notice)
         subscriptions = Subscriptions(self._wakes, environment, policy)
@@ -79,6 +85,7 @@ class Application:
     async def drain(self, seconds: float) -> bool:
         """End the live readers, wait up to `seconds` for the requests under way; return whether all are done."""
         self._waiters.stop()
+        self._documents.stop()
         if self._under_way:
             self._idle = asyncio.Event()
             waiting = asyncio.ensure_future(self._idle.wait())
@@ -92,6 +99,7 @@ class Application:
         self._unwatch()
         self._unwatch_wakes()
         await self._wakes.aclose()
+        await self._documents.aclose()
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -116,7 +124,12 @@ class Application:
                 if f"{name}/".startswith(RESERVED):
                     await self._subscriptions.serve(path[len(STREAM_MOUNT) :], scope, receive, send_noting)
                     return
+                if PRESENCE_MARK in name and (presence := parse_presence_path(name)) is not None:
+                    await self._documents.serve_presence(*presence, scope, receive, send_noting)
+                    return
                 await handler(name, scope, receive, send_noting)
+            elif (document := parse_document_name(path)) is not None:
+                await self._documents.serve(document, scope, receive, send_noting)
             elif path == b"/health" and method in ("GET", "HEAD"):
                 body = json.dumps({"status": "ok", "version": __version__, "durable": self.engine.durable}).encode()
                 fields = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
@@ -166,11 +179,16 @@ def create_app(
     page_bytes: int = 1024 * 1024,
     webhook_targets: TargetPolicy | None = None,
     public_url: str | None = None,
+    compact_after: int | None = 1024 * 1024,
+    open_worker: OpenWorker | None = None,
 ) -> Application:
     """Return the application that serves `engine`; times are seconds, sizes bytes. The engine stays the caller's to close.
 
     `webhook_targets` says where webhooks may go; by default, by https to public addresses. `public_url` is where clients reach the server,
-    for the callbacks of webhooks; by default what the Host header of the subscriber's request says.
+    for the callbacks of webhooks; by default what the Host header of the subscriber's request says. `compact_after`: a document whose
+    log has grown by this much gets a snapshot (None: never), from `open_worker`; by default, from a process of its own.
     """
     limits = Limits(max_body=max_body, page_bytes=page_bytes, long_poll_timeout=long_poll_timeout, sse_seconds=sse_seconds)
-    return Application(engine, environment or Environment(), limits, webhook_targets or TargetPolicy(), public_url)
+    return Application(
+        engine, environment or Environment(), limits, webhook_targets or TargetPolicy(), public_url, compact_after, open_worker
+    )

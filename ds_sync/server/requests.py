@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 from urllib.parse import parse_qs, unquote_to_bytes
 
@@ -26,6 +27,7 @@ class ClientGoneError(Exception):
     """The client hung up before it had its answer, or before its request was complete: then nothing was done."""
 
 
+@lru_cache(maxsize=1024)  # asked for at every request
 def parse_stream_path(raw: bytes) -> str:
     """Return the stream's path from the raw bytes after the mount point. Raises InvalidRequestError (INVALID_PATH).
 

@@ -1,0 +1,150 @@
+// The official Yjs provider, made safe: edits typed while it was not connected, or in a request that failed, reach the server too; and it
+// comes back when the server says 410 (what was read has been trimmed, or the server was set back to a backup).
+//
+//   import { OfflineProvider } from "./offline_provider.js"
+//   const provider = new OfflineProvider({ doc, baseUrl: "http://localhost:4437/v1/yjs/my-service", docId: "my-document" })
+//   provider.onsaved = (saved) => { indicator.textContent = saved ? "saved on the server" : "not saved yet" }
+//
+// How: it reads the document a second time, into a Y.Doc of its own, and so knows what the server *has*. What the application's document
+// has beyond that is posted. Yjs updates may come twice, so a request whose answer was lost is simply repeated. It costs a second document in
+// memory, and each update is read twice. Edits live in memory until they are saved: to survive a closed tab, add y-indexeddb.
+import { YjsProvider } from "@durable-streams/y-durable-streams"
+import * as Y from "yjs"
+
+export class OfflineProvider {
+  // The options of YjsProvider; checkEvery is the milliseconds between two looks at what the server has.
+  constructor({ checkEvery = 2000, ...options }) {
+    this.provider = new YjsProvider({ ...options, connect: false })
+    this.provider.on("error", () => {}) // what went wrong shows in `saved`, and is tried again
+    this.doc = options.doc
+    this.saved = false // whether the server has everything this document has, deletions too
+    this.onsaved = () => {}
+    this.url = `${options.baseUrl.replace(/\/$/, "")}/docs/${options.docId}`
+    this.headers = options.headers ?? {}
+    this.checkEvery = checkEvery
+    this.failures = 0
+    this.forget()
+    this.edited = (update, origin) => origin === "server" || this.tell(false) // YjsProvider's mark for what it received
+    this.doc.on("update", this.edited)
+    if (options.connect !== false) this.connect()
+  }
+
+  connect() {
+    if (this.running) return
+    this.running = true
+    this.loop = this.run()
+  }
+
+  async disconnect() {
+    this.running = false
+    this.wake?.()
+    await this.within(this.provider.disconnect())
+    await this.loop
+  }
+
+  async destroy() {
+    await this.disconnect()
+    this.doc.off("update", this.edited)
+    this.theirs.destroy()
+    this.provider.destroy()
+  }
+
+  forget() {
+    this.theirs?.destroy()
+    this.theirs = new Y.Doc() // what the server has, as far as `offset`
+    this.offset = "snapshot"
+  }
+
+  tell(saved) {
+    if (this.saved !== saved) this.onsaved((this.saved = saved))
+  }
+
+  async run() {
+    while (this.running) {
+      try {
+        await this.check()
+        this.failures = 0
+      } catch (error) {
+        this.failures += 1
+        this.tell(false)
+        if (error.status === 410) {
+          // Our place is no place in this history any more: both readers begin again.
+          this.forget()
+          await this.within(this.provider.disconnect())
+          continue
+        }
+      }
+      const pause = this.failures ? Math.random() * Math.min(30_000, this.checkEvery * 2 ** this.failures) : this.checkEvery
+      if (this.running) await this.within(new Promise((resolve) => (this.wake = resolve)), null, pause)
+    }
+  }
+
+  async within(promise, otherwise, limit = 5000) {
+    let timer
+    const late = new Promise((resolve) => (timer = setTimeout(() => resolve(otherwise?.()), limit)))
+    await Promise.race([promise, late]).finally(() => clearTimeout(timer))
+  }
+
+  async check() {
+    // It waits for ever where the server went away in the middle of something: then it begins again at the next look.
+    if (!this.provider.connected) await this.within(this.provider.connect(), () => void this.provider.disconnect())
+    if (this.saved) return this.read()
+    if (this.provider.connected) await this.within(this.provider.flush()) // it may be on its way
+    await this.read()
+    const rest = this.missing()
+    if (!rest) return this.tell(true)
+    await this.request("", { method: "POST", body: frame(rest), headers: { "content-type": "application/octet-stream" } })
+    await this.read()
+    this.tell(!this.missing())
+  }
+
+  async read() {
+    for (let upToDate = false; !upToDate; ) {
+      const response = await this.request(`?offset=${this.offset}`)
+      const data = new Uint8Array(await response.arrayBuffer())
+      // fetch has followed the redirect of "snapshot": to a snapshot, which is one bare update, or to the beginning.
+      const isSnapshot = new URL(response.url).searchParams.get("offset").endsWith("_snapshot")
+      for (const update of isSnapshot ? [data] : frames(data)) Y.applyUpdate(this.theirs, update)
+      this.offset = response.headers.get("stream-next-offset")
+      upToDate = !isSnapshot && response.headers.get("stream-up-to-date") === "true"
+    }
+  }
+
+  // What the document has and the server has not, or null.
+  missing() {
+    const both = new Y.Doc()
+    let news = false
+    Y.applyUpdate(both, Y.encodeStateAsUpdate(this.theirs))
+    both.on("update", () => (news = true))
+    const rest = Y.encodeStateAsUpdate(this.doc, Y.encodeStateVector(this.theirs))
+    Y.applyUpdate(both, rest)
+    both.destroy()
+    return news ? rest : null
+  }
+
+  async request(query, options = {}) {
+    const headers = { ...this.headers, ...options.headers }
+    const response = await fetch(this.url + query, { ...options, headers, cache: "no-store" })
+    if (!response.ok) throw Object.assign(new Error(`${response.status} from ${this.url}`), { status: response.status })
+    return response
+  }
+}
+
+// A frame is the length, seven bits a byte, lowest first, and the update.
+function frame(update) {
+  const head = []
+  let size = update.length
+  for (; size > 127; size = Math.floor(size / 128)) head.push((size % 128) | 128)
+  return new Uint8Array([...head, size, ...update])
+}
+
+function* frames(data) {
+  for (let at = 0; at < data.length; ) {
+    let size = 0
+    for (let scale = 1, byte = 128; byte > 127; scale *= 128) {
+      byte = data[at++]
+      size += (byte % 128) * scale
+    }
+    yield data.subarray(at, (at += size))
+  }
+}

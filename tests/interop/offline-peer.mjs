@@ -1,0 +1,36 @@
+// A Yjs document on examples/offline_provider.js. Orders come in as JSON lines, each is answered by one line.
+import { createInterface } from "node:readline"
+import * as Y from "yjs"
+import { OfflineProvider } from "./offline_provider.js"
+
+const [baseUrl, docId, liveMode] = process.argv.slice(2)
+const doc = new Y.Doc()
+const body = doc.getText("body")
+console.error = () => {} // the official provider logs every lost connection
+const provider = new OfflineProvider({ doc, baseUrl, docId, liveMode, connect: false, checkEvery: 50 })
+const until = async (condition, seconds) => {
+  for (const end = Date.now() + seconds * 1000; Date.now() < end; ) {
+    if (condition()) return true
+    await new Promise((resolve) => setTimeout(resolve, 10))
+  }
+  return false
+}
+
+const orders = {
+  connect: () => provider.connect(),
+  disconnect: () => provider.disconnect(),
+  type: ({ text }) => body.insert(body.length, text),
+  remove: ({ at, count }) => body.delete(at, count),
+  saved: ({ seconds = 20 }) => until(() => provider.saved, seconds),
+  is_saved: () => provider.saved,
+  see: ({ text, seconds = 20 }) => until(() => body.toString() === text, seconds),
+  text: () => body.toString(),
+  destroy: () => provider.destroy(),
+}
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const { order, ...options } = JSON.parse(line)
+  const answer = await orders[order](options)
+  process.stdout.write(JSON.stringify({ answer: answer ?? null }) + "\n")
+}
+process.exit(0)
