@@ -79,6 +79,8 @@ class Network:
         self._calm = False
         self.patience: dict[tuple[Process, str], float] = {}
         """Until when a process was asked to append nothing to a stream."""
+        self.quiet_at = 0.0
+        """When the last of what is late will have arrived."""
         self.bodies: dict[tuple[str, str, str], bytes] = {}
         """What went out under each producer stamp."""
         self.copied: set[str] = set()
@@ -307,7 +309,9 @@ class SimulatedTransport:
     def _come_again(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> None:
         """Let the request arrive later: now and then at once, now and then after much else has happened."""
         delay = self._network.random.choice((0.01, 1.0, LATEST)) * self._network.random.random()
-        asyncio.get_running_loop().call_later(delay, self._deliver_late, method, url, headers, body)
+        loop = asyncio.get_running_loop()
+        self._network.quiet_at = max(self._network.quiet_at, loop.time() + delay)
+        loop.call_later(delay, self._deliver_late, method, url, headers, body)
 
     def _deliver_late(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> None:
         try:

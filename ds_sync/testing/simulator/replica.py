@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ds_sync.crdt import CrdtAdapter, Unobserve
 from ds_sync.exceptions import StorageFullError
 from ds_sync.protocol.messages import ProducerStamp
+from ds_sync.replica.records import DocumentRecord
 from ds_sync.replica.replica import Replica
 from ds_sync.replica.store import LocalStore
 from ds_sync.testing.simulator.disk import Disk
@@ -89,6 +90,11 @@ class SimulatedStore(LocalStore):
             yield
         finally:
             self.trusted = before
+
+    def record(self, document: int) -> DocumentRecord:
+        """Return the record in row `document`."""
+        (record,) = self._records("WHERE id = ?", (str(document),))
+        return record
 
     def held(self, document: int) -> Held:
         """Return what the device knows of the document in row `document`."""

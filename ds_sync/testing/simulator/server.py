@@ -61,13 +61,13 @@ class Call:
         self._body: bytes | None = body
         self._whole = whole
         self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._moved: asyncio.Future[None] | None = None
+        self._waiters: list[asyncio.Future[None]] = []
 
     async def wait(self) -> None:
         """Wait until something more came out, the answer ended, or the connection was cut."""
-        if self._moved is None:
-            self._moved = asyncio.get_running_loop().create_future()
-        await asyncio.wait((self._moved,))
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        await waiter
 
     def hang_up(self) -> None:
         """The client is gone, or the server."""
@@ -103,9 +103,10 @@ class Call:
         return self
 
     def _move(self) -> None:
-        moved, self._moved = self._moved, None
-        if moved is not None and not moved.done():
-            moved.set_result(None)
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
 
 class Server:

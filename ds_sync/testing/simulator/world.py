@@ -32,8 +32,11 @@ from ds_sync.testing.simulator.trace import Trace, Violation
 SYNC_SECONDS = 900.0
 """Simulated seconds in which everything must be synced once all faults have ended."""
 
-QUIET_SECONDS = 100.0
-"""Simulated seconds for what is still on its way then: the latest packet takes 60."""
+QUIET_SECONDS = 10.0
+"""Simulated seconds to wait then for what nobody waits for, once nothing is late any more."""
+
+PAUSE_SECONDS = 100.0
+"""Simulated seconds in which a replica that says it is stopped has tried again."""
 
 MAX_DEVICES = 5
 
@@ -400,16 +403,18 @@ class World:
             for device in self.devices:
                 await device.go_online(online=True)
         for _ in range(2):
-            await self._wait_until_synced(holdings)
-            await asyncio.sleep(QUIET_SECONDS)
+            going_on = await self._wait_until_synced(holdings)
+            late = self.network.quiet_at - asyncio.get_running_loop().time()
+            await asyncio.sleep(max(0.0, late) + (QUIET_SECONDS if going_on else PAUSE_SECONDS))
         await asyncio.gather(*self._strangers)
         await self._wait_until_synced(holdings)
         await asyncio.sleep(1.0)
 
-    async def _wait_until_synced(self, holdings: Iterable[Holding]) -> None:
-        await asyncio.gather(*map(self._wait_for_one, holdings))
+    async def _wait_until_synced(self, holdings: Iterable[Holding]) -> bool:
+        """Return whether nobody said that it can't."""
+        return all(await asyncio.gather(*map(self._wait_for_one, holdings)))
 
-    async def _wait_for_one(self, holding: Holding) -> None:
+    async def _wait_for_one(self, holding: Holding) -> bool:
         if holding.document is None:
             raise AssertionError("no document")
         try:
@@ -419,6 +424,8 @@ class World:
             self.trace.accuse("everything is synced in the end", f"{holding.name} is not: {holding.document.status}")
         except SyncStoppedError as error:
             self.trace.note(holding.name, f"reports: {error}")
+            return False
+        return True
 
     async def end(self) -> None:
         """End all processes, and let go of all files."""
