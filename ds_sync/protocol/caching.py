@@ -10,10 +10,13 @@ NO_STORE: Final = "no-store"
 REVALIDATE: Final = "no-cache"
 """Pages that end at the tail, or start without an offset to prove their history: kept, but asked for again each time."""
 
-IMMUTABLE_PAGE: Final = "public, max-age=60, stale-while-revalidate=300"
+PAGE_SECONDS: Final = 60
+LIVE_SECONDS: Final = 20
+
+IMMUTABLE_PAGE: Final = f"public, max-age={PAGE_SECONDS}, stale-while-revalidate=300"
 """Full pages between two offsets: the bytes behind an offset never change."""
 
-LIVE_PAGE: Final = "public, max-age=20"
+LIVE_PAGE: Final = f"public, max-age={LIVE_SECONDS}"
 """Answers to long-polls that carry data: whoever asks the same within one cursor interval may share them."""
 
 
@@ -29,8 +32,11 @@ def matches_etag(if_none_match: str | None, etag: str) -> bool:
     return any(tag.strip() in ("*", etag, f"W/{etag}") for tag in if_none_match.split(","))
 
 
-def decide_cache_control(*, from_beginning: bool, up_to_date: bool, live: bool) -> str:
-    """Return the Cache-Control of a 200 answer with a page."""
-    if live:
-        return LIVE_PAGE
-    return REVALIDATE if up_to_date or from_beginning else IMMUTABLE_PAGE
+def decide_cache_control(*, from_beginning: bool, up_to_date: bool, live: bool, longest: float | None = None) -> str:
+    """Return the Cache-Control of a 200 answer with a page; `longest`: seconds it may be kept at most (see `Expiry.longest_cached`)."""
+    if not live and (up_to_date or from_beginning):
+        return REVALIDATE
+    if longest is None:
+        return LIVE_PAGE if live else IMMUTABLE_PAGE
+    seconds = int(min(longest, LIVE_SECONDS if live else PAGE_SECONDS))
+    return f"public, max-age={seconds}" if seconds > 0 else REVALIDATE

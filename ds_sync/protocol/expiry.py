@@ -27,6 +27,15 @@ class Expiry:
             return now + self.ttl
         return None if self.expires_at is None else parse_timestamp(self.expires_at)
 
+    def longest_cached(self, now: float) -> float | None:
+        """Return how many seconds after `now` a cache may answer for the stream; None for as long as it likes.
+
+        Not past its end, and no longer than half a time to live: what a cache answers renews nothing.
+        """
+        if self.ttl is not None:
+            return self.ttl / 2
+        return None if self.expires_at is None else parse_timestamp(self.expires_at) - now
+
 
 NEVER: Final = Expiry()
 

@@ -211,7 +211,10 @@ class Streams:
         end = run.next_offset
         closed = state.closed and run.up_to_date
         etag = build_etag(state.incarnation, offset, end, closed=closed)
-        policy = decide_cache_control(from_beginning=offset == BEGINNING, up_to_date=run.up_to_date, live=cursor is not None)
+        longest = None if state.deadline is None else state.expiry.longest_cached(self._environment.now())
+        policy = decide_cache_control(
+            from_beginning=offset == BEGINNING, up_to_date=run.up_to_date, live=cursor is not None, longest=longest
+        )
         fields: HeaderList = [
             (b"content-type", state.content_type.encode("latin-1")),
             (b"stream-next-offset", end.encode()),

@@ -30,3 +30,20 @@ def test_only_full_pages_that_prove_where_they_start_are_kept_without_asking() -
     assert decide_cache_control(from_beginning=True, up_to_date=False, live=False) == REVALIDATE
     assert decide_cache_control(from_beginning=False, up_to_date=True, live=False) == REVALIDATE
     assert decide_cache_control(from_beginning=False, up_to_date=True, live=True) == LIVE_PAGE
+
+
+@pytest.mark.parametrize(
+    ("live", "longest", "policy"),
+    [
+        (False, 1000.0, "public, max-age=60"),
+        (False, 7.9, "public, max-age=7"),
+        (True, 1000.0, "public, max-age=20"),
+        (True, 7.9, "public, max-age=7"),
+        (False, 0.5, REVALIDATE),
+        (True, 0.0, REVALIDATE),
+        (True, -1.0, REVALIDATE),
+    ],
+)
+def test_no_cache_outlives_a_stream_that_ends(live: bool, longest: float, policy: str) -> None:
+    assert decide_cache_control(from_beginning=False, up_to_date=False, live=live, longest=longest) == policy
+    assert decide_cache_control(from_beginning=False, up_to_date=True, live=False, longest=longest) == REVALIDATE

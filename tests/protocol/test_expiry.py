@@ -24,3 +24,9 @@ def test_a_time_without_a_zone_is_utc(text: str) -> None:
 def test_anything_else_is_refused(ttl: str | None, at: str | None) -> None:
     with pytest.raises(InvalidRequestError):
         parse_expiry(ttl, at)
+
+
+def test_a_cache_may_answer_for_half_a_time_to_live_or_up_to_the_end() -> None:
+    assert NEVER.longest_cached(1000.0) is None
+    assert Expiry(ttl=10).longest_cached(1000.0) == 5.0
+    assert Expiry(expires_at="1970-01-01T00:20:00Z").longest_cached(1000.0) == 200.0
