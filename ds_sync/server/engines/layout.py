@@ -14,7 +14,8 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -88,18 +89,24 @@ def connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
     return connection
 
 
+settings_of: Final = attrgetter(*(field.name for field in fields(StreamState) if field.name not in ("position", "running")))
+"""All of a StreamState that an append usually leaves as it is: position and running hash stand in every log row."""
+
+_spell = json.JSONEncoder(separators=(",", ":")).encode
+
+
 def build_state(path: str, state: StreamState) -> dict[str, Any]:
     """Return what `parse_state` reads: everything but position and running hash, which every log row has; defaults left out."""
-    fields = {name: value for name, value in asdict(state).items() if value is not None and value is not False}
-    del fields["position"], fields["running"]
+    known = {name: value for name, value in asdict(state).items() if value is not None and value is not False}
+    del known["position"], known["running"]
     if not state.forks:
-        del fields["forks"]
-    return {"path": path, **fields}
+        del known["forks"]
+    return {"path": path, **known}
 
 
-def parse_state(fields: dict[str, Any], position: int, running: bytes) -> tuple[str, StreamState]:
+def parse_state(stored: dict[str, Any], position: int, running: bytes) -> tuple[str, StreamState]:
     """Return path and state."""
-    known = dict(fields)
+    known = dict(stored)
     path = known.pop("path")
     closer, origin = known.pop("closed_by", None), known.pop("origin", None)
     state = StreamState(
@@ -112,9 +119,9 @@ def parse_state(fields: dict[str, Any], position: int, running: bytes) -> tuple[
     return path, state
 
 
-def spell(fields: object) -> str:
+def spell(change: object) -> str:
     """Return the JSON text of a change."""
-    return json.dumps(fields, separators=(",", ":"))
+    return _spell(change)
 
 
 def _check_header(path: Path) -> None:

@@ -14,7 +14,6 @@ import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -26,7 +25,7 @@ from ds_sync.protocol.producer import ProducerState
 from ds_sync.protocol.state import Change, StreamState, StreamView
 from ds_sync.server.engines.base import Decide, Records, Run, Watcher, diverged, find_owner
 from ds_sync.server.engines.globs import compile_glob
-from ds_sync.server.engines.layout import Connect, build_state, connect, open_file, spell
+from ds_sync.server.engines.layout import Connect, build_state, connect, open_file, settings_of, spell
 from ds_sync.server.engines.shelf import NOTHING, RecentRecords, Stream, load_shelf, start_of
 from ds_sync.server.engines.writing import (
     LogRow,
@@ -119,6 +118,7 @@ class SqliteEngine:
         self._run_reader = run_in_thread or self._own_thread("ds-sync-reader")
         self._queue: list[_Commit] = []
         self._flushing: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._watchers: list[Watcher] = []
         self._closed = False
 
@@ -127,21 +127,22 @@ class SqliteEngine:
         self._require_open()
         newest = self._shelf.newest
         streams = [newest.get(path) for path in paths]
-        pending = any(stream is not None and stream.pending for stream in streams)
         refusal: Exception | None = None
-        commit = _Commit(asyncio.get_running_loop().create_future())
+        if self._loop is None or self._flushing is None:
+            self._loop = asyncio.get_running_loop()  # kept while commits are under way: Python 3.11 asks the kernel each time
+        commit = _Commit(self._loop.create_future())
         try:
             decision = decide([NOTHING if stream is None else stream.newest for stream in streams])
         except Exception as error:
             # A refusal may rest on a state that is not durable yet; it is told when that is.
-            if not pending:
+            if not _any_pending(streams):
                 raise
             refusal = error
         else:
             for path, stream, change in zip(paths, streams, decision.changes, strict=True):
                 if change is not None:
                     self._stage(commit, path, stream, change)
-            if not commit.steps and not pending:
+            if not commit.steps and not _any_pending(streams):
                 return decision.result
         self._queue.append(commit)
         if self._flushing is None:
@@ -244,7 +245,7 @@ class SqliteEngine:
             shelf.newest[path] = stream
         before = stream.newest.state
         producers = stream.producers
-        if before is None or replace(before, position=state.position, running=state.running) != state:
+        if before is None or settings_of(before) != settings_of(state):
             text["state"] = build_state(path, state)
         known = None
         if change.producer is not None:
@@ -379,3 +380,7 @@ class SqliteEngine:
     def _require_open(self) -> None:
         if self._closed:
             raise ClosedError("the engine was closed")
+
+
+def _any_pending(streams: Sequence[Stream | None]) -> bool:
+    return any(stream is not None and stream.pending for stream in streams)
