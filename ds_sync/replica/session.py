@@ -29,6 +29,9 @@ BUSY_WAIT = 0.005
 ECHO_PATIENCE = 5.0
 """Seconds in which a batch that the server said it has should come back from the stream; then the stream is read to its end to see."""
 
+_UNREADABLE = frozenset({"unauthorized", "forbidden", "blocked"})
+"""States of the tail in which nothing goes on until somebody acts."""
+
 
 @dataclass(slots=True)
 class Counters:
@@ -74,19 +77,17 @@ class Session:
     @property
     def state(self) -> str:
         """How syncing stands: see `ds_sync.replica.document.Status`."""
-        return self._telling[0]
+        return self._told[0]
 
     @property
     def error(self) -> DsSyncError | None:
         """What went wrong last; None once it went right again."""
-        return self._telling[1]
+        return self._told[1]
 
     @property
-    def _telling(self) -> tuple[str, DsSyncError | None]:
-        """The half that says what is the matter. Verifying waits for the tail: if that fails, it is the tail."""
-        if self._push is None or (self._push[0] == "verifying" and self._tail[1] is not None):
-            return self._tail
-        return self._push
+    def _told(self) -> tuple[str, DsSyncError | None]:
+        # Nothing is sent while nothing can be read: that is what somebody has to know then, not how the last attempt to send ended.
+        return self._push if self._push is not None and self._tail[0] not in _UNREADABLE else self._tail
 
     def request_proof(self) -> int:
         """Ask the tail to read up to its end afresh; `proven` reaches the number returned when it has."""
