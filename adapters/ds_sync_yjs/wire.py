@@ -98,7 +98,9 @@ def check_update(update: bytes) -> None:
             if reader.varint() + len(update) > MAX_CLOCK:
                 raise WireError("a clock too large")
             for _ in range(structs):
-                _skip_struct(reader)
+                if not _skip_struct(reader)[1]:
+                    # pycrdt takes it, and what stands at its clock is lost to the document.
+                    raise WireError("a struct of no length")
         for _ in range(reader.count()):
             reader.varint()
             for _ in range(reader.count()):

@@ -259,3 +259,17 @@ def test_json_content_is_refused_because_pycrdt_misreads_it(update: str) -> None
         adapter.apply(doc, [bytes.fromhex(update)])
     assert adapter.snapshot(doc) == b"\x00\x00"
     assert not adapter.apply(adapter.new(), [adapter.snapshot(doc)])
+
+
+def test_a_struct_of_no_length_is_refused_because_it_destroys_what_stands_there() -> None:
+    """Found by fuzzing: pycrdt took it, and the text it already had was gone."""
+    adapter = YjsAdapter()
+    doc: Doc[Any] = Doc(client_id=1)
+    text = doc.get("text", type=Text)
+    text += "hello"
+    with pytest.raises(InvalidUpdateError, match="no length"):
+        adapter.apply(doc, [bytes.fromhex("01010100000000")])
+    text += " world"
+    copy = adapter.new()
+    adapter.apply(copy, [adapter.snapshot(doc)])
+    assert str(copy.get("text", type=Text)) == str(text) == "hello world"
