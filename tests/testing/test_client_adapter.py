@@ -1,11 +1,12 @@
 """The adapter on our own server, line by line."""
 
 import json
+import random
 from collections.abc import Iterator
 
 import pytest
 
-from ds_sync.testing.client_adapter.cases import do, run_case
+from ds_sync.testing.client_adapter.cases import Do, do, run_case
 from ds_sync.testing.client_adapter.commands import FEATURES
 from ds_sync.testing.client_adapter.dialogues import DIALOGUES
 from ds_sync.testing.client_adapter.driver import AdapterProcess
@@ -99,6 +100,42 @@ def test_a_strange_line_is_answered_and_the_next_one_too(line: bytes, code: str,
     answer = adapter.receive()
     assert (answer["type"], answer["success"], answer["errorCode"]) == ("error", False, code)
     assert adapter.ask("clear-dynamic") == {"type": "clear-dynamic", "success": True}
+
+
+def test_whatever_is_asked_one_line_is_answered(adapter: AdapterProcess, server: ServerProcess) -> None:
+    adapter.ask("init", serverUrl=server.url)
+    draw = random.Random(7)
+    kinds = sorted({step.kind for steps in DIALOGUES.values() for step in steps if isinstance(step, Do)} - {"init", "shutdown"})
+    values = [
+        "",
+        "x",
+        "/v1/stream/odd",
+        "\ud800",
+        "\r\n",
+        0,
+        -1,
+        2**70,
+        1.5,
+        None,
+        True,
+        [],
+        ["a"],
+        {},
+        {"x": "\n"},
+        "now",
+        "sse",
+        "long-poll",
+    ]
+    names = sorted({name for steps in DIALOGUES.values() for step in steps if isinstance(step, Do) for name in step.fields})
+    adapter.ask("create", path="/v1/stream/odd")
+    for number in range(300):
+        kind = draw.choice(kinds)
+        fields = {name: draw.choice(values) for name in draw.sample(names, 4)}
+        path = draw.choice(["/v1/stream/odd"] * 8 + values)
+        adapter.send(kind, **{"producerId": f"p{number}", "data": "x", **fields, "path": path, "timeoutMs": 1, "headers": {}})
+        answer = adapter.receive()
+        assert answer["type"] == (kind if answer["success"] else "error"), answer
+        assert answer["success"] or answer["errorCode"] != "INTERNAL_ERROR", (kind, fields, path, answer)
 
 
 def test_a_server_that_is_not_there(adapter: AdapterProcess) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
@@ -28,6 +29,9 @@ RETRY = RetryPolicy(max_attempts=5, first_delay=0.1, max_delay=2.0, max_retry_af
 
 TIMEOUTS = Timeouts(request=15.0, hasty=0.2)
 """The suite's server answers a long-poll after half a second."""
+
+COMMAND_SECONDS = 27.0
+"""The suite waits for 30, and would take a later answer for that of the next command."""
 
 _DEFAULT_CONTENT_TYPE = "application/octet-stream"
 
@@ -75,7 +79,10 @@ class Adapter:
         if kind not in self._commands:
             return refuse(kind, "NOT_SUPPORTED", f"no such command: {kind[:80]!r}")
         try:
-            return {"type": kind, "success": True, **await self._commands[kind](command)}
+            async with asyncio.timeout(COMMAND_SECONDS):
+                return {"type": kind, "success": True, **await self._commands[kind](command)}
+        except TimeoutError:
+            return refuse(kind, "TIMEOUT", f"the command took longer than {COMMAND_SECONDS} s")
         except (KeyError, TypeError) as error:
             return refuse(kind, "INVALID_ARGUMENT", f"the command lacks something, or has it in the wrong form: {error!r}")
         except Exception as error:  # the suite waits for a line, whatever it is

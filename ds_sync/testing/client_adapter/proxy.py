@@ -58,7 +58,7 @@ class FaultyProxy:
                 body = self.rfile.read(int(self.headers.get("content-length") or 0))
                 try:
                     proxy._serve(self, target.netloc, body)
-                except OSError:
+                except (OSError, http.client.HTTPException):
                     return  # either side hung up
 
             def log_message(self, format: str, *args: object) -> None:

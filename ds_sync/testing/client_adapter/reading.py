@@ -21,6 +21,9 @@ from ds_sync.protocol.tail import Live
 MAX_INTERRUPTIONS: Final = 5
 """In a row: then the command fails. A program that follows a stream goes on for ever; the suite's commands have 30 seconds."""
 
+MAX_SECONDS: Final = 25.0
+"""A read that may take longer ends after this long, with what has come."""
+
 _STRING_OR_SPACE: Final = re.compile(rb'("(?:[^"\\]|\\.)*")|[ \t\r\n]+')
 
 
@@ -63,7 +66,7 @@ async def read(client: StreamClient, watched: Watched, command: Mapping[str, Any
     # A mode that is named begins at once: what the suite injects is meant for the live answer.
     async with client.follow(offset, live=live, catch_up=live in ("auto", False)) as follower:
         try:
-            async with asyncio.timeout(float(command.get("timeoutMs", 5000)) / 1000):
+            async with asyncio.timeout(_seconds(command)):
                 async for item in follower:
                     if reading.receive_item(item):
                         break
@@ -78,6 +81,11 @@ async def read(client: StreamClient, watched: Watched, command: Mapping[str, Any
         "upToDate": reading.up_to_date,
         "streamClosed": reading.closed,
     }
+
+
+def _seconds(command: Mapping[str, Any]) -> float:
+    seconds = float(command.get("timeoutMs", 5000)) / 1000
+    return seconds if 0 <= seconds <= MAX_SECONDS else MAX_SECONDS
 
 
 class _Reading:
