@@ -53,6 +53,8 @@ class Laws:
         self.trace = network.trace
         self.set_back_at = -1.0
         """When the server was set back to an older copy, or the stream deleted, last; in seconds."""
+        self.restored = False
+        """The server was set back to an older copy: a life that had ended may be there again."""
         self.made_anew = False
         """The server was set back to before the stream existed: whoever is first makes another document."""
         self.trimmed = False
@@ -95,12 +97,14 @@ class Laws:
                 excused = self._coincidences.pop(replica, None) == record.producer.id
                 if not (self.rewritten or self.copied or self.trimmed or excused):
                     self.trace.accuse("no healing without a cause", f"{replica} heals, and nobody touched the history")
-        return _record(store, args[0]) if name in ("advance", "compact", "settle") else None
+        return _record(store, args[0]) if name in ("advance", "begin_heal", "compact", "settle") else None
 
     def after(self, store: SimulatedStore, name: str, args: Sequence[Any], before: DocumentRecord) -> None:
         """Check what a call of the store has made of the file."""
         now = _record(store, args[0])
-        if now.checkpoint != before.checkpoint:
+        if before.incarnation is not None and now.incarnation != before.incarnation:
+            self.trace.accuse("another document is left alone", f"{store.process.name} goes over to a stream that was made anew")
+        if now.checkpoint not in (before.checkpoint, BEGINNING):
             if before.checkpoint == BEGINNING:
                 self._read_at.setdefault(store.process.name, asyncio.get_running_loop().time())
             chain = self.ledger.chain(now.checkpoint)
@@ -145,6 +149,7 @@ class Laws:
         stream = [] if tail is None else self._good_frames(tail)
         reading: list[Holding] = []
         synced: list[Holding] = []
+        stopped: set[str] = set()
         for device in devices:
             self.check_edits(device, "in the end")
             verdict = self._judge(device, tail)
@@ -152,6 +157,8 @@ class Laws:
                 reading.append(device)
                 if verdict == "synced":
                     synced.append(device)
+            elif verdict == "stopped" and not (self.restored or self.trimmed):
+                stopped.add(device.store.process.name)
             if not self.rewritten:
                 self._check_outbox(device, stream)
         must = [update for device in synced for update in device.returned]
@@ -159,6 +166,11 @@ class Laws:
             self.trace.accuse("an edit that returned is in the stream", "one is not")
         if not self.rewritten and self.adapter.apply(self._document(stream), acknowledged):
             self.trace.accuse("what was acknowledged is in the stream", "something is not")
+        strangers = {
+            payload for body, senders in self.network.senders.items() if senders <= stopped for payload in parse_frames(body).payloads
+        }
+        if strangers.intersection(stream):
+            self.trace.accuse("another document is left alone", f"{strangers.intersection(stream)} of those that have stopped stands in it")
         for device in reading:
             self._check_reader(device, stream, must, self._garbage_before(tail))
         for device in synced:

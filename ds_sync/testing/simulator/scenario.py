@@ -139,6 +139,20 @@ def draw_backups(random: random.Random) -> Scenario:
     return replace(draw_scenario(random), devices=3, documents=1, steps=draw_steps(random, 40, events), weather=Weather())
 
 
+def draw_foreign(random: random.Random) -> Scenario:
+    """Return a scenario with a server that is not ours."""
+    drawn = draw_scenario(random)
+    options = replace(drawn.options, ttl=None, foreign=draw_habits(random, drawn.options.max_body))
+    return replace(drawn, documents=1, options=options)
+
+
+def draw_endings(random: random.Random) -> Scenario:
+    """Return a scenario in which little happens but that the stream is deleted, and that newcomers make it anew."""
+    events = ("edit", "rest", "network", *["delete"] * 30, *["newcomer"] * 30)
+    weather = Weather(latency=random.choice((0.02, 0.3)), late=0.4)
+    return replace(draw_scenario(random), devices=2, documents=1, steps=draw_steps(random, 40, events), weather=weather)
+
+
 def draw_power_cuts(random: random.Random) -> Scenario:
     """Return a scenario in which little happens but that somebody's power is cut, again and again."""
     events = ("edit", "burst", "rest", "network", *["power cut"] * 4, *["power cut of the server"] * 3)

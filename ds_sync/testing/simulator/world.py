@@ -227,6 +227,7 @@ class World:
         self.server.trimmed.clear()
         for shared in self.documents:
             shared.laws.set_back_at = asyncio.get_running_loop().time()
+            shared.laws.restored = True
             if await self._tail(shared) is None:
                 shared.laws.made_anew = True  # the backup is older than the stream: whoever is first makes another document
         return True

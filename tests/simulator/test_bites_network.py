@@ -1,0 +1,36 @@
+"""Every law about networks and servers bites: with one protection switched off, the law is found broken within a few seeds."""
+
+import importlib.util
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ds_sync.testing.simulator import run_seed
+
+SEEDS = 150
+"""At most; without the break none of them fails (test_foreign.py, test_world.py)."""
+
+
+def load_breaks() -> dict[str, Any]:
+    spec = importlib.util.spec_from_file_location("simulator_broken_network", Path(__file__).with_name("broken_network.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    breaks: dict[str, Any] = module.BREAKS
+    return breaks
+
+
+BREAKS = load_breaks()
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_protection_that_is_switched_off_is_missed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    switch_off, laws, draw = BREAKS[name]
+    switch_off(monkeypatch)
+    for seed in range(SEEDS):
+        if laws & {violation.law for violation in run_seed(seed, scenario=draw(random.Random(seed))).violations}:
+            return
+    pytest.fail(f"{SEEDS} seeds passed")
