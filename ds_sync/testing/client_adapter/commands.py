@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ from ds_sync.client.producer import Producer
 from ds_sync.client.retry import RetryPolicy
 from ds_sync.client.timeouts import Timeouts
 from ds_sync.client.transport import HttpTransport, Transport
+from ds_sync.exceptions import DsSyncError
 from ds_sync.protocol.headers import media_type
 from ds_sync.protocol.json_mode import JSON_MEDIA_TYPE
 from ds_sync.testing.client_adapter import reading
@@ -106,11 +108,14 @@ class Adapter:
         return {"clientName": "ds-sync", "clientVersion": __version__, "features": dict.fromkeys(FEATURES, True)}
 
     async def _forget(self) -> None:
-        producers = list(self._producers.values())
-        for kept in (self._content_types, self._headers, self._params, self._producers):
+        await self._end_producers(list(self._producers))
+        for kept in (self._content_types, self._headers, self._params):
             kept.clear()
-        for producer in producers:
-            await producer.aclose()
+
+    async def _end_producers(self, keys: Iterable[tuple[str, str, int]]) -> None:
+        for producer in [self._producers.pop(key) for key in keys]:
+            with suppress(DsSyncError):  # the command that met it was answered with it
+                await producer.aclose()
 
     async def _shutdown(self, command: Command) -> Answer:
         return {}
@@ -139,6 +144,7 @@ class Adapter:
     async def _delete(self, command: Command) -> Answer:
         await self._stream(command).delete()
         self._content_types.pop(command["path"], None)
+        await self._end_producers([key for key in self._producers if key[0] == command["path"]])
         return {"status": 200}
 
     async def _append(self, command: Command) -> Answer:
@@ -187,9 +193,7 @@ class Adapter:
         return {"status": 200, "finalOffset": result.tail or (await self._stream(command).head()).tail}
 
     async def _idempotent_detach(self, command: Command) -> Answer:
-        producer = self._producers.pop(_producer_key(command), None)
-        if producer is not None:
-            await producer.aclose()
+        await self._end_producers({_producer_key(command)} & self._producers.keys())
         return {"status": 200}
 
     def _producer(self, command: Command) -> Producer:

@@ -234,6 +234,15 @@ PRODUCING: Final[dict[str, Sequence[Step]]] = {
         do("idempotent-close", error("STREAM_CLOSED", 409), producerId="q", epoch=0),
         do("read", at_tail("az", closed=True)),
     ],
+    "deleted-and-made-anew": [
+        *stream(),
+        do("idempotent-append", FINE, data="a", producerId="p", epoch=0),
+        do("idempotent-append", FINE, data="b", producerId="p", epoch=0),
+        do("delete", FINE),
+        *stream(),
+        do("idempotent-append", FINE, data="c", producerId="p", epoch=0),
+        do("read", at_tail("c")),
+    ],
     "detached": [
         *stream(),
         do("idempotent-append", data="a", producerId="p", epoch=0),
