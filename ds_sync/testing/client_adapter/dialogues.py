@@ -59,6 +59,7 @@ LIFE: Final[dict[str, Sequence[Step]]] = {
     "not-there": [
         do("connect", error("NOT_FOUND", 404, says="/test-")),
         do("head", error("NOT_FOUND", 404, says="/test-")),
+        do("head", error("NOT_FOUND", 404, says="not found")),
         do("append", error("NOT_FOUND", 404, says="/test-"), data="x"),
         do("close", error("NOT_FOUND", 404, says="/test-")),
         do("delete", error("NOT_FOUND", 404, says="/test-")),

@@ -59,7 +59,9 @@ def describe_error(error: Exception, command: Mapping[str, Any]) -> dict[str, An
         for ours, theirs in SETTINGS.items():
             message = message.replace(ours, theirs)
     where = f" ({command['path']})" if "path" in command else ""
-    answer = {"type": "error", "success": False, "commandType": kind, "errorCode": code, "message": message + where}
+    # In words as well: an answer to HEAD has no text of its own.
+    message = f"{code.replace('_', ' ').lower()}: {message}{where}"
+    answer = {"type": "error", "success": False, "commandType": kind, "errorCode": code, "message": message}
     if isinstance(error, DsSyncError) and isinstance(error, ResponseError) and error.status:
         answer["status"] = error.status
     return answer
