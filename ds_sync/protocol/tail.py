@@ -140,6 +140,7 @@ class Tail:
             target = TRANSITIONS[self.state, event]
         except KeyError:
             raise AssertionError(f"{event} can't happen in {self.state}") from None
-        self.mode = MODES.get((self.mode, event), self.mode)
+        if self.state is not State.CATCH_UP or event is Event.CUT:  # only an answer to a long-poll shows that long-poll is answered
+            self.mode = MODES.get((self.mode, event), self.mode)
         self.state = LIVE_STATES[self.mode] if target is State.LIVE else target
         return self.state

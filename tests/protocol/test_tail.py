@@ -31,6 +31,13 @@ def test_suspicion_is_taken_back_unless_long_poll_answers() -> None:
     assert run("auto", *suspect, Event.END, Event.CUT, Event.ELAPSED, Event.CAUGHT_UP).state is State.LONG_POLL
 
 
+def test_a_page_of_catch_up_does_not_show_that_long_poll_is_answered() -> None:
+    tail = run("auto", Event.CAUGHT_UP, Event.BUFFERED, Event.REFRESH, Event.PAGE, Event.CAUGHT_UP)
+    assert (tail.state, tail.mode) == (State.LONG_POLL, Mode.SUSPECT)
+    tail.receive_event(Event.CUT)
+    assert tail.mode is Mode.AUTO
+
+
 def test_a_refusal_is_for_good() -> None:
     assert run("auto", Event.CAUGHT_UP, Event.REFUSED, Event.CUT, Event.ELAPSED, Event.CAUGHT_UP).state is State.LONG_POLL
 
