@@ -8,15 +8,14 @@ import random
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ds_sync.exceptions import SyncStoppedError
-from ds_sync.protocol.framing import build_frame
 from ds_sync.replica.store import LocalStore
-from ds_sync.testing.simulator.device import SERVER, Device, Holding
+from ds_sync.testing.simulator.device import Device, Holding
 from ds_sync.testing.simulator.disk import Disk
 from ds_sync.testing.simulator.laws import Laws
 from ds_sync.testing.simulator.ledger import Ledger
@@ -25,6 +24,7 @@ from ds_sync.testing.simulator.network import LATEST, REFUSALS, Network
 from ds_sync.testing.simulator.process import Image, Process, ProcessDiedError
 from ds_sync.testing.simulator.scenario import Scenario, draw_scenario
 from ds_sync.testing.simulator.server import Server
+from ds_sync.testing.simulator.strangers import Shared, Strangers
 from ds_sync.testing.simulator.subjects import Subject
 from ds_sync.testing.simulator.text import TextSubject
 from ds_sync.testing.simulator.trace import Trace, Violation
@@ -53,17 +53,6 @@ class Outcome:
     """Seconds."""
     counts: Counter[str]
     """How often what happened."""
-
-
-class Shared:
-    """A document, as the world knows it: its stream, its judge, and what strangers put into it."""
-
-    def __init__(self, path: str, laws: Laws) -> None:
-        self.path = path
-        self.laws = laws
-        self.url = f"{SERVER}/v1/stream/{laws.path}"
-        self.acknowledged: list[bytes] = []
-        """Updates of strangers that the server has confirmed."""
 
 
 class World:
@@ -95,7 +84,7 @@ class World:
         self._subject = subject
         self._folder = folder
         self._backups: list[Image] = []
-        self._strangers: list[asyncio.Task[None]] = []
+        self._strangers = Strangers(self.server, self.network, subject, seed)
 
     async def run(self) -> None:
         """Live through the scenario."""
@@ -104,10 +93,11 @@ class World:
         self.server.start()
         if scenario.options.ttl is not None:
             for shared in self.documents:
-                await self._call("PUT", shared, headers={"stream-ttl": str(scenario.options.ttl)})
+                await self._strangers.ask("PUT", shared, headers={"stream-ttl": str(scenario.options.ttl)})
         self.random.seed(f"{self._seed} beginning")
         for _ in range(scenario.devices):
             await self._add_device().start(online=self.random.random() < 0.7)
+        strangers = self._strangers
         actions: dict[str, Callable[[], Coroutine[Any, Any, bool]]] = {
             "edit": self._edit,
             "burst": self._burst,
@@ -122,14 +112,14 @@ class World:
             "power cut of the server": self._cut_power_of_server,
             "set back": self._set_back,
             "copy": self._copy,
-            "delete": self._delete,
+            "delete": lambda: strangers.delete(self.random.choice(self.documents), self.random),
             "full": self._fill_disk,
             "partition": self._part,
-            "stray": self._let_stranger_write,
-            "garbage": self._let_stranger_write_garbage,
+            "stray": lambda: strangers.write(self.random.choice(self.documents), self.random),
+            "garbage": lambda: strangers.write_garbage(self.random.choice(self.documents), self.random),
             "bar": self._bar,
             "newcomer": self._newcomer,
-            "trim": self._trim,
+            "trim": lambda: strangers.trim(self.random.choice(self.documents)),
             "spell": self._cast_spell,
             "token": self._change_token,
         }
@@ -142,7 +132,7 @@ class World:
         await self._calm_down()
         for shared in self.documents:
             holdings = [device.holdings[shared.path] for device in self.devices]
-            shared.laws.check_end(holdings, await self._tail(shared), shared.acknowledged)
+            shared.laws.check_end(holdings, await self._strangers.find_tail(shared), shared.acknowledged)
 
     def _add_device(self) -> Device:
         name = f"device{len(self.devices) + 1}"
@@ -228,7 +218,7 @@ class World:
         for shared in self.documents:
             shared.laws.set_back_at = asyncio.get_running_loop().time()
             shared.laws.restored = True
-            if await self._tail(shared) is None:
+            if await self._strangers.find_tail(shared) is None:
                 shared.laws.made_anew = True  # the backup is older than the stream: whoever is first makes another document
         return True
 
@@ -242,34 +232,6 @@ class World:
             shared.laws.copied = True
         original.copy_to(device)
         await device.start(online=self.random.random() < 0.7)
-        return True
-
-    async def _delete(self) -> bool:
-        if not self.server.up:
-            return False
-        shared = self.random.choice(self.documents)
-        await self._delete_stream(shared)
-        if self.random.random() < 0.3:  # the request arrives once more, and may find a stream that somebody has made anew
-            self._strangers.append(asyncio.create_task(self._delete_later(shared, self.random.uniform(0.0, LATEST))))
-        return True
-
-    async def _delete_later(self, shared: Shared, delay: float) -> None:
-        await asyncio.sleep(delay)
-        await self._delete_stream(shared)
-
-    async def _delete_stream(self, shared: Shared) -> None:
-        shared.laws.set_back_at = asyncio.get_running_loop().time()
-        self.trace.note("world", f"the stream of {shared.path} is deleted: {(await self._call('DELETE', shared))[0]}")
-
-    async def _trim(self) -> bool:
-        """The server keeps nothing that stands before the tail of the moment."""
-        shared = self.random.choice(self.documents)
-        tail = await self._tail(shared)
-        if tail is None or self.scenario.options.foreign is not None:
-            return False
-        self.trace.note("world", f"the stream of {shared.path} is trimmed up to {tail}")
-        shared.laws.trimmed = True
-        self.server.trim(shared.url, tail)
         return True
 
     async def _cast_spell(self) -> bool:
@@ -309,63 +271,6 @@ class World:
             return False
         await self._add_device().start(online=True)
         return True
-
-    async def _let_stranger_write(self) -> bool:
-        """Somebody else's program makes two edits, the second on top of the first, and sends the second first."""
-        shared = self.random.choice(self.documents)
-        tail = await self._tail(shared)
-        if tail is None:
-            return False
-        adapter = self._subject.make_adapter(random.Random(f"{self._seed} stranger {self.random.random()}"))
-        doc, updates = adapter.new(), list[bytes]()
-        adapter.apply(doc, [update for update in shared.laws.ledger.frames(tail) if update not in shared.laws.garbage])
-        unobserve = adapter.observe(doc, updates.append)
-        while len(updates) < 2:
-            self._subject.edit(doc, self.random)
-        unobserve()
-        self.trace.note("stranger", "writes two edits and sends the second")
-        await self._append_stranger(shared, updates[1])
-        self._strangers.append(asyncio.create_task(self._append_later(shared, updates[0], self.random.choice((0.5, 10.0, 60.0)))))
-        return True
-
-    async def _let_stranger_write_garbage(self) -> bool:
-        """Somebody else's program writes a whole frame that holds no update."""
-        shared = self.random.choice(self.documents)
-        if await self._tail(shared) is None:
-            return False
-        self.trace.note("stranger", "writes what is no update")
-        garbage = b"garbage %016x" % self.random.getrandbits(64)
-        shared.laws.garbage.add(garbage)
-        await self._append_stranger(shared, garbage)
-        return True
-
-    async def _append_later(self, shared: Shared, update: bytes, delay: float) -> None:
-        await asyncio.sleep(delay)
-        self.trace.note("stranger", "sends the first")
-        await self._append_stranger(shared, update)
-
-    async def _append_stranger(self, shared: Shared, update: bytes) -> None:
-        body = build_frame(update)
-        self.network.senders.setdefault(body, set()).add(f"stranger {len(shared.acknowledged)}")
-        status, _ = await self._call("POST", shared, body)
-        habits = self.scenario.options.foreign
-        if status in (200, 204) and update not in shared.laws.garbage and not (habits and habits.producers == "swallow"):
-            shared.acknowledged.append(update)
-
-    async def _call(
-        self, method: str, shared: Shared, body: bytes = b"", headers: Mapping[str, str] | None = None
-    ) -> tuple[int, dict[str, str]]:
-        """Ask the server directly; the status is 0 if it does not answer."""
-        if not self.server.up:
-            return 0, {}
-        call = self.server.open(method, shared.url, {"content-type": shared.laws.adapter.content_type, **(headers or {})}, body)
-        while not call.ended and not call.cut:
-            await call.wait()
-        return (0, {}) if call.cut else (call.status, call.headers)
-
-    async def _tail(self, shared: Shared) -> str | None:
-        status, headers = await self._call("HEAD", shared)
-        return headers["stream-next-offset"] if status == 200 else None
 
     async def _raise_the_dead(self, *, all: bool = False) -> None:
         if not self.server.up and (all or self.random.random() < 0.3):
@@ -407,7 +312,7 @@ class World:
             going_on = await self._wait_until_synced(holdings)
             late = self.network.quiet_at - asyncio.get_running_loop().time()
             await asyncio.sleep(max(0.0, late) + (QUIET_SECONDS if going_on else PAUSE_SECONDS))
-        await asyncio.gather(*self._strangers)
+        await self._strangers.finish()
         await self._wait_until_synced(holdings)
         await asyncio.sleep(1.0)
 
