@@ -38,6 +38,11 @@ FLUSH_SECONDS = 0.1
     "--max-body", default=64 * 1024 * 1024, show_default=True, type=click.IntRange(1024), help="Bytes one request's body may have."
 )
 @click.option(
+    "--retain-bytes",
+    type=click.IntRange(1),
+    help="Bytes of a stream to keep at least; older records are dropped. Documents keep all. Default: everything is kept.",
+)
+@click.option(
     "--compact-after",
     default=1024 * 1024,
     show_default=True,
@@ -56,6 +61,7 @@ def serve(
     memory: bool,
     long_poll_timeout: float,
     max_body: int,
+    retain_bytes: int | None,
     compact_after: int,
     allow_http_webhooks: bool,
     allow_webhook: tuple[str, ...],
@@ -89,6 +95,7 @@ def serve(
         engine,
         long_poll_timeout=long_poll_timeout,
         max_body=max_body,
+        retain_bytes=retain_bytes,
         webhook_targets=policy,
         public_url=public_url,
         compact_after=compact_after or None,

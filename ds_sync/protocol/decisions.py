@@ -217,6 +217,7 @@ def decide_append(view: StreamView, request: AppendRequest, now: float) -> Decis
         deadline=state.deadline if state.ttl is None else now + state.ttl,
         origin=state.origin,
         forks=state.forks,
+        earliest=state.earliest,
     )
     remembered = None if producer is None or request.producer is None else (request.producer.id, producer)
     return Decision(AppendOutcome(made, producer=producer), (Change(made, record, remembered),))

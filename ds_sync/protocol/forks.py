@@ -107,6 +107,7 @@ def decide_fork(view: StreamView, source: StreamView, request: ForkRequest, poin
         expires_at=expiry.expires_at,
         deadline=expiry.deadline(now),
         origin=Origin(request.source, place.position, place.check, request.sub_offset, inherits),
+        earliest=parent.earliest,
     )
     record = build_record(request.path, parent.content_type, request.body) if request.body else b""
     if prefix and record and parent.is_json:

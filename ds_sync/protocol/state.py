@@ -71,6 +71,8 @@ class StreamState:
     """How many living forks have this stream for their source."""
     kept: bool = False
     """It has ended, and its records are kept for its forks: nobody else reads them, and the path is not free."""
+    earliest: Place | None = None
+    """Where what retention has left begins; None if nothing was dropped."""
 
     @property
     def expiry(self) -> Expiry:
@@ -90,7 +92,9 @@ class StreamState:
     @property
     def base(self) -> Place:
         """Where the stream's own records begin."""
-        return START if self.origin is None else self.origin.place
+        if self.origin is not None:
+            return self.origin.place
+        return self.earliest or START
 
     @property
     def listed(self) -> bool:

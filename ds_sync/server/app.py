@@ -177,6 +177,7 @@ def create_app(
     sse_seconds: float = 60.0,
     max_body: int = 64 * 1024 * 1024,
     page_bytes: int = 1024 * 1024,
+    retain_bytes: int | None = None,
     webhook_targets: TargetPolicy | None = None,
     public_url: str | None = None,
     compact_after: int | None = 1024 * 1024,
@@ -186,9 +187,10 @@ def create_app(
 
     `webhook_targets` says where webhooks may go; by default, by https to public addresses. `public_url` is where clients reach the server,
     for the callbacks of webhooks; by default what the Host header of the subscriber's request says. `compact_after`: a document whose
-    log has grown by this much gets a snapshot (None: never), from `open_worker`; by default, from a process of its own.
+    log has grown by this much gets a snapshot (None: never), from `open_worker`; by default, from a process of its own. `retain_bytes`:
+    how much of a stream is kept at least, its oldest records going first; None keeps everything.
     """
-    limits = Limits(max_body=max_body, page_bytes=page_bytes, long_poll_timeout=long_poll_timeout, sse_seconds=sse_seconds)
+    limits = Limits(max_body, page_bytes, long_poll_timeout, sse_seconds, retain_bytes)
     return Application(
         engine, environment or Environment(), limits, webhook_targets or TargetPolicy(), public_url, compact_after, open_worker
     )

@@ -33,6 +33,7 @@ from ds_sync.server.live import Hangup, SharedPages, Waiters
 from ds_sync.server.lives import Lives
 from ds_sync.server.requests import ClientGoneError, only_value, parse_headers, parse_query, parse_source, read_body
 from ds_sync.server.responses import COMMON_HEADERS, HeaderList, Receive, Scope, Send, answer
+from ds_sync.server.retention import Retention
 
 DEFAULT_CONTENT_TYPE: Final = "application/octet-stream"
 
@@ -49,6 +50,8 @@ class Limits:
     """Seconds a long-poll waits."""
     sse_seconds: float = 60.0
     """Seconds after which an SSE answer ends, so that caches and balancers can move it; clients come back at once."""
+    retain_bytes: int | None = None
+    """How many of a stream's last bytes are kept at least; None keeps everything."""
     sse_heartbeat: float = 15.0
     """Seconds of silence after which an SSE answer repeats its control event."""
 
@@ -63,6 +66,8 @@ class Streams:
         self._waiters = waiters
         self._pages = SharedPages()
         self._lives = Lives(engine, environment)
+        keep = limits.retain_bytes
+        self._retention = None if keep is None else Retention(engine, environment, keep, limits.page_bytes)
 
     async def put(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """PUT: create (section 5.1)."""
@@ -137,6 +142,8 @@ class Streams:
             fields.append((b"producer-seq", b"%d" % outcome.producer.seq))
         fresh = producer is not None and body and not outcome.duplicate
         await answer(send, 200 if fresh else 204, fields)
+        if self._retention is not None:
+            await self._retention.tend(path, state)
 
     async def _append(self, request: AppendRequest) -> AppendOutcome:
         now = self._environment.now()
@@ -171,6 +178,28 @@ class Streams:
             raise InvalidRequestError("live reading needs an offset", code="OFFSET_REQUIRED")
         offset = BEGINNING if asked is None else parse_request_offset(asked)
         after = START if offset == BEGINNING else None if offset == NOW else parse_place(offset)
+        while True:
+            try:
+                await self._answer_read(path, offset, after, live, cursor, scope, receive, send)
+                return
+            except GoneError as error:
+                # The beginning is the beginning of what is left; any other offset before that is gone (nothing was sent yet).
+                if offset != BEGINNING or error.code != "OFFSET_EXPIRED":
+                    raise
+            state = (await self._engine.read(path, None, 0)).state
+            after = START if state is None or state.earliest is None else state.earliest
+
+    async def _answer_read(
+        self,
+        path: str,
+        offset: str,
+        after: Place | None,
+        live: str | None,
+        cursor: str | None,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
         if live == names.LIVE_SSE:
             await self._follow(path, after, cursor, receive, send)
         elif live == names.LIVE_LONG_POLL:

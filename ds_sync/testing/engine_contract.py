@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeAlias
 
 import pytest
@@ -35,6 +36,7 @@ from ds_sync.protocol.decisions import (
 )
 from ds_sync.protocol.history import START, Place, begin_history, build_place, extend_history
 from ds_sync.protocol.messages import ProducerStamp
+from ds_sync.protocol.retention import decide_trim
 from ds_sync.server.engines.base import INTERNAL, StorageEngine
 
 OpenEngine: TypeAlias = Callable[[], StorageEngine]
@@ -61,6 +63,11 @@ async def append(
 async def delete(engine: StorageEngine, path: str) -> StreamState:
     """Delete a stream."""
     return await engine.transact((path,), lambda views: decide_delete(views[0], 0.0))
+
+
+def trim(views: Sequence[StreamView], place: Place) -> Decision[bool]:
+    """Decide that everything before `place` goes."""
+    return decide_trim(views[0], LIFE, place, 0.0)
 
 
 async def read_all(engine: StorageEngine, path: str, after: Place = START, limit: int = 1 << 20) -> list[bytes]:
@@ -275,6 +282,29 @@ class StorageEngineContract:
         assert not outcome.duplicate
         assert await read_all(engine, "s") == [b"new"]
         assert await require_diverged(engine, "s", old.place) == OTHER_LIFE
+        await engine.aclose()
+
+    async def test_what_retention_dropped_is_gone_and_the_rest_is_as_it_was(self, open_engine: OpenEngine) -> None:
+        engine = open_engine()
+        await create(engine, "s")
+        records = [b"%d" % number * 3 for number in range(12)]
+        places = [START] + [(await append(engine, "s", record)).state.place for record in records]
+        for kept in (4, 7):
+            assert await engine.transact(("s",), partial(trim, place=places[kept]))
+            if engine.durable:
+                await engine.aclose()
+                engine = open_engine()
+            for number, place in enumerate(places):
+                if number < kept:
+                    with pytest.raises(GoneError) as caught:
+                        await engine.read("s", place, 100)
+                    assert (caught.value.code, caught.value.incarnation) == ("OFFSET_EXPIRED", LIFE)
+                else:
+                    for limit in (1, 7, 1 << 20):
+                        assert await read_all(engine, "s", place, limit) == records[number:]
+        await require_diverged(engine, "s", replace(places[7], check=places[7].check + 2))
+        assert (await append(engine, "s", b"next")).state.place == places_of([*records, b"next"])[-1]
+        assert await read_all(engine, "s", places[7]) == [*records[7:], b"next"]
         await engine.aclose()
 
     async def test_watchers_hear_of_every_commit_after_it_can_be_read(self, open_engine: OpenEngine) -> None:

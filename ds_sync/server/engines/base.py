@@ -73,8 +73,10 @@ class StorageEngine(Protocol):
         """Return whole records from `after` on: about `limit` bytes of them, at least one if there is one and limit > 0.
 
         `after` None means the tail: no records, just the state. Raises GoneError (HISTORY_DIVERGED) if `after` is not a
-        place between two records of this very history; its check plus one is the same place. A fork's history is that of its source
-        up to `state.origin`, whether the source still answers or is `kept`, and its own from there on; a page may hold both.
+        place between two records of this very history; its check plus one is the same place. Raises GoneError (OFFSET_EXPIRED) if
+        it stands before `state.earliest`: once a change with that is durable, what stood there may be dropped for good. A fork's
+        history is that of its source up to `state.origin`, whether the source still answers or is `kept`, and its own from there
+        on; a page may hold both.
         """
         ...
 
@@ -104,6 +106,14 @@ def find_owner(state: StreamState, path: str, after: Place, state_of: Callable[[
         bound, path = min(bound, state.origin.position), state.origin.path
         state = state_of(path)
     return path, bound
+
+
+def require_kept(state: StreamState, after: Place) -> None:
+    """Raise GoneError (OFFSET_EXPIRED) if retention has dropped what followed `after`."""
+    if state.earliest is not None and after.position < state.earliest.position:
+        raise GoneError(
+            "what stood here was dropped: read from the beginning of what is left", code="OFFSET_EXPIRED", incarnation=state.incarnation
+        )
 
 
 def diverged(state: StreamState) -> GoneError:

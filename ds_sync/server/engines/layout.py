@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from ds_sync.exceptions import CorruptFileError, NewerFileError
+from ds_sync.protocol.history import Place
 from ds_sync.protocol.messages import ProducerStamp
 from ds_sync.protocol.state import Origin, StreamState
 
@@ -27,7 +28,7 @@ APPLICATION_ID: Final = 0x64735345
 """dsSE"""
 
 VERSION: Final = 2
-"""2: forks. The tables are those of 1; what is new stands in the states."""
+"""2: forks, retention. The tables are those of 1; what is new stands in the states."""
 
 _SCHEMA: Final = (
     """CREATE TABLE log (id INTEGER PRIMARY KEY, stream INTEGER NOT NULL, position INTEGER NOT NULL, running BLOB NOT NULL,
@@ -108,12 +109,13 @@ def parse_state(stored: dict[str, Any], position: int, running: bytes) -> tuple[
     """Return path and state."""
     known = dict(stored)
     path = known.pop("path")
-    closer, origin = known.pop("closed_by", None), known.pop("origin", None)
+    closer, origin, earliest = (known.pop(name, None) for name in ("closed_by", "origin", "earliest"))
     state = StreamState(
         position=position,
         running=running,
         closed_by=ProducerStamp(**closer) if closer else None,
         origin=Origin(**origin) if origin else None,
+        earliest=Place(**earliest) if earliest else None,
         **known,
     )
     return path, state

@@ -10,7 +10,7 @@ from ds_sync.exceptions import ClosedError
 from ds_sync.protocol.decisions import Change, StreamState, StreamView
 from ds_sync.protocol.history import START, Place
 from ds_sync.protocol.producer import ProducerState
-from ds_sync.server.engines.base import Decide, Records, Run, Watcher, diverged, find_owner
+from ds_sync.server.engines.base import Decide, Records, Run, Watcher, diverged, find_owner, require_kept
 from ds_sync.server.engines.globs import compile_glob
 
 R = TypeVar("R")
@@ -51,6 +51,7 @@ class MemoryEngine:
             return Run(state, (), after or START)
         if after is None:
             return Run(state, (), state.place)
+        require_kept(state, after)
         records: list[bytes] = []
         while True:
             owner, bound = find_owner(state, path, after, self._state_of)
@@ -106,6 +107,10 @@ class MemoryEngine:
             self._records[path] = []
             self._places[path] = [change.state.base]
         producers = self._producers[path]
+        earliest = change.state.earliest
+        if earliest is not None and change.state.origin is None:
+            dropped = bisect_left(self._places[path], earliest.position, key=lambda place: place.position)
+            del self._places[path][:dropped], self._records[path][:dropped]
         if change.producer is not None:
             producers[change.producer[0]] = change.producer[1]
         self._views[path] = StreamView(change.state, producers)

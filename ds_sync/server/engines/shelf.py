@@ -127,6 +127,8 @@ class Shelf:
     ended: list[int] = field(default_factory=list)
     """Lives that ended since; what they leave may be removed once it is settled."""
     removable: list[int] = field(default_factory=list)
+    trimmable: dict[int, int] = field(default_factory=dict)
+    """By life, the position up to which retention has dropped its records; what is settled of them may be removed."""
 
 
 def load_shelf(connection: sqlite3.Connection) -> Shelf:
@@ -170,6 +172,8 @@ def load_shelf(connection: sqlite3.Connection) -> Shelf:
         if earlier is not None:
             shelf.ended.append(earlier.id)
         shelf.durable[stream.path] = stream
+        if stream.durable is not None and stream.durable.earliest is not None:
+            shelf.trimmable[number] = stream.durable.earliest.position
     shelf.newest = dict(shelf.durable)
     shelf.next_stream = max(streams, default=0) + 1
     shelf.last_log = last

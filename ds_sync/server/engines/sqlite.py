@@ -23,7 +23,7 @@ from ds_sync.ownership import Ownership
 from ds_sync.protocol.history import START, Place
 from ds_sync.protocol.producer import ProducerState
 from ds_sync.protocol.state import Change, StreamState, StreamView
-from ds_sync.server.engines.base import Decide, Records, Run, Watcher, diverged, find_owner
+from ds_sync.server.engines.base import Decide, Records, Run, Watcher, diverged, find_owner, require_kept
 from ds_sync.server.engines.globs import compile_glob
 from ds_sync.server.engines.layout import Connect, build_state, connect, open_file, settings_of, spell
 from ds_sync.server.engines.shelf import NOTHING, RecentRecords, Stream, load_shelf, start_of
@@ -32,6 +32,7 @@ from ds_sync.server.engines.writing import (
     mark_version,
     producer_row,
     read_file,
+    remove_before,
     remove_life,
     stream_row,
     write_commit,
@@ -167,6 +168,7 @@ class SqliteEngine:
             return Run(state, (), after)
         if after.position > state.position:
             raise diverged(state)
+        require_kept(state, after)
         if state.origin is not None and after.position < state.origin.position:
             found = await self._read_through(state, path, after, limit)
         else:
@@ -174,6 +176,8 @@ class SqliteEngine:
         if self._shelf.durable.get(path) is not stream:
             return await self.read(path, after, limit)
         if found is None:
+            if stream.durable is not None and stream.durable.earliest != state.earliest:
+                return await self.read(path, after, limit)
             raise diverged(state)
         return Run(state, found[0], found[1])
 
@@ -263,7 +267,7 @@ class SqliteEngine:
     async def _flush(self) -> None:
         shelf = self._shelf
         try:
-            while self._queue or shelf.removable:
+            while self._queue or shelf.removable or shelf.trimmable:
                 batch, self._queue = self._queue, []
                 rows = [step.row for commit in batch for step, _ in commit.steps]
                 try:
@@ -285,7 +289,7 @@ class SqliteEngine:
                 try:
                     if shelf.last_log - shelf.settled >= self._settle_rows:
                         await self._settle()
-                    elif shelf.removable and not self._queue:
+                    elif (shelf.removable or shelf.trimmable) and not self._queue:
                         await self._remove_some()
                 except StoreError as error:
                     # Everything is in the log; what is left over takes space and nothing else. The next commit tries again.
@@ -359,11 +363,18 @@ class SqliteEngine:
         for stream in streams.values():
             stream.unsettled = []
             stream.settled = 0 if stream.durable is None else stream.durable.position
+            if stream.durable is not None and stream.durable.earliest is not None:
+                shelf.trimmable[stream.id] = stream.durable.earliest.position
         shelf.settled = upto
         shelf.dirty, shelf.dirty_producers, shelf.ended = {}, {}, []
         shelf.removable += ended
 
     async def _remove_some(self) -> None:
+        if not self._shelf.removable:
+            life, position = next(iter(self._shelf.trimmable.items()))
+            if not await self._run_writer(remove_before, self._writer, life, position, REMOVE_ROWS):
+                del self._shelf.trimmable[life]
+            return
         life = self._shelf.removable[-1]
         if not await self._run_writer(remove_life, self._writer, life, REMOVE_ROWS):
             self._shelf.removable.remove(life)

@@ -126,6 +126,22 @@ def remove_life(connection: sqlite3.Connection, stream: int, limit: int) -> bool
     return bool(rows)
 
 
+def remove_before(connection: sqlite3.Connection, stream: int, position: int, limit: int) -> bool:
+    """Remove up to `limit` settled records of a life that end at `position` or before; return whether more are left. Raises StoreError."""
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        upto = "SELECT position, log FROM place WHERE stream = ? AND position <= ? ORDER BY position LIMIT ?"
+        rows = connection.execute(upto, (stream, position, limit)).fetchall()
+        if rows:
+            connection.executemany("DELETE FROM log WHERE id = ?", [(log,) for _, log in rows])
+            connection.execute("DELETE FROM place WHERE stream = ? AND position <= ?", (stream, rows[-1][0]))
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        _roll_back(connection)
+        raise map_error(error) from error
+    return len(rows) == limit
+
+
 def read_file(
     connection: sqlite3.Connection,
     stream: int,
