@@ -33,6 +33,7 @@ from ds_sync.protocol import tail
 from ds_sync.protocol.messages import AppendResult, Page, StreamInfo
 from ds_sync.replica import plan
 from ds_sync.replica.local import Tuning
+from ds_sync.replica.presence import Presence
 
 ROOT: Final = Path(__file__).parents[1]
 
@@ -176,6 +177,7 @@ PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "class-append-result": lambda: describe_fields(AppendResult),
     "class-follower": lambda: describe_class(Follower),
     "class-page": lambda: describe_fields(Page),
+    "class-presence": lambda: describe_class(Presence, internal=("run",)),
     "class-producer": lambda: describe_class(Producer),
     "class-receipt": lambda: describe_class(Receipt, internal=("settle", "fail")),
     "class-replica": lambda: describe_class(Replica),

@@ -7,6 +7,7 @@ that returns the adapter) and prove it with `ds_sync.testing.crdt_contract.CrdtA
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Protocol
 
@@ -70,6 +71,30 @@ class CrdtAdapter(Protocol):
         An edit that changes nothing calls nothing. What the callback raises reaches the editor, wrapped or not; the edit stays in
         the document.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """What one client last said of itself."""
+
+    client: int
+    clock: int
+    """Counts its words: a higher one is newer."""
+    state: Any
+    """JSON. None: the client is gone."""
+
+
+class PresenceAdapter(Protocol):
+    """How clients of a CRDT library say who is there. An adapter that knows it has one as its attribute `presence`."""
+
+    def client(self, doc: Any) -> int:
+        """Return the number under which the document's edits are made, so that a cursor can be told from its text."""
+
+    def encode(self, words: Sequence[Word]) -> bytes:
+        """Return one presence update. Raises ValueError or TypeError for a state that is not JSON."""
+
+    def decode(self, update: bytes) -> list[Word]:
+        """Return what a presence update says. It comes from strangers: raises InvalidUpdateError, and nothing else."""
 
 
 def load_adapter(name: str) -> CrdtAdapter:

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 from pycrdt import Doc, TransactionEvent, get_state, get_update, merge_updates
 
 from ds_sync.exceptions import DocumentBusyError, InvalidUpdateError
+from ds_sync_yjs.presence import YjsPresence
 from ds_sync_yjs.wire import check_update, deletes_beyond, is_within, read_ranges, read_version
 
 _NOTHING = b"\x00\x00"
@@ -52,6 +53,7 @@ class YjsAdapter:
     name = "yjs"
     format = "yjs-v1"
     content_type = "application/octet-stream"
+    presence = YjsPresence()
 
     def __init__(self) -> None:
         self._states: WeakKeyDictionary[Doc[Any], _State] = WeakKeyDictionary()

@@ -25,7 +25,9 @@ class WireError(ValueError):
     """Bytes that are no update, or that must not reach pycrdt."""
 
 
-class _Reader:
+class Reader:
+    """Reads what lib0 writes. Raises WireError or IndexError where the bytes make no sense."""
+
     __slots__ = ("at", "data")
 
     def __init__(self, data: bytes, at: int = 0) -> None:
@@ -70,13 +72,13 @@ class _Reader:
 
 def read_version(version: bytes) -> dict[int, int]:
     """Return a state vector as {client: next clock}."""
-    reader = _Reader(version)
+    reader = Reader(version)
     return {reader.varint(): reader.varint() for _ in range(reader.varint())}
 
 
 def deletes_beyond(rest: bytes, version: dict[int, int]) -> bool:
     """Whether `rest`, an update without structs, deletes what a document at `version` does not have yet."""
-    reader = _Reader(rest, 1)
+    reader = Reader(rest, 1)
     for _ in range(reader.varint()):
         known = version.get(reader.varint(), 0)
         for _ in range(reader.varint()):
@@ -90,7 +92,7 @@ def check_update(update: bytes) -> None:
 
     What passes may still be refused by pycrdt.
     """
-    reader = _Reader(update)
+    reader = Reader(update)
     try:
         for _ in range(reader.count()):
             structs = reader.count()
@@ -116,7 +118,7 @@ def read_ranges(update: bytes) -> Ranges:
     Two updates with the same ranges are worth the same: a client never gives one clock to two contents. The bytes must have passed
     `check_update`.
     """
-    reader = _Reader(update)
+    reader = Reader(update)
     held: dict[tuple[bool, int], list[tuple[int, int]]] = {}
     for _ in range(reader.count()):
         structs, client, clock = reader.count(), reader.varint(), reader.varint()
@@ -158,7 +160,7 @@ def is_within(ranges: Ranges, others: Ranges, version: dict[int, int]) -> bool:
     return True
 
 
-def _skip_struct(reader: _Reader) -> tuple[int, int]:
+def _skip_struct(reader: Reader) -> tuple[int, int]:
     """Pass one struct; return its kind, and how many clocks it takes."""
     info = reader.byte()
     kind = info & 0x1F
@@ -178,14 +180,14 @@ def _skip_struct(reader: _Reader) -> tuple[int, int]:
     return kind, _skip_content(reader, kind)
 
 
-def _read_length(reader: _Reader) -> int:
+def _read_length(reader: Reader) -> int:
     length = reader.varint()
     if length > MAX_CLOCK:
         raise WireError("a length beyond every clock")
     return length
 
 
-def _skip_content(reader: _Reader, kind: int) -> int:
+def _skip_content(reader: Reader, kind: int) -> int:
     """Pass a struct's content; return how many clocks it takes."""
     match kind:
         case 1:  # deleted: a length
@@ -225,7 +227,7 @@ def _skip_content(reader: _Reader, kind: int) -> int:
     return 1
 
 
-def _check_json(reader: _Reader) -> None:
+def _check_json(reader: Reader) -> None:
     size = reader.varint()
     text = reader.data[reader.at : reader.at + size]
     reader.skip(size)
@@ -233,7 +235,7 @@ def _check_json(reader: _Reader) -> None:
         raise WireError("a JSON value with too many levels")
 
 
-def _skip_values(reader: _Reader, count: int) -> None:
+def _skip_values(reader: Reader, count: int) -> None:
     """Pass `count` values without recursion; `open_levels` holds what is left to read at each level, and whether keys come first."""
     open_levels: list[list[int]] = [[count, 0]]
     while open_levels:

@@ -7,13 +7,19 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ds_sync.client.stream import StreamClient
 from ds_sync.exceptions import ClosedError, DsSyncError, SyncStoppedError
 from ds_sync.replica.local import LocalDocument
+from ds_sync.replica.presence import Presence
 from ds_sync.replica.records import Phase, Quarantined
 from ds_sync.replica.session import Counters, Session
 
 STOPPED: Final = frozenset({"unauthorized", "forbidden", "diverged", "deleted", "blocked", "closed"})
 """States in which nothing goes on until somebody acts (new credentials are also asked for from time to time)."""
+
+
+OpenPresence = Callable[[LocalDocument], StreamClient]
+"""Gives the stream on which a document's presence is heard and said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,10 @@ class Document:
         self._session: Session | None = None
         self._task: asyncio.Task[None] | None = None
         self._counters = Counters()
+        self._presence: Presence | None = None
+        self._open_presence: OpenPresence | None = None
+        """While online."""
+        self._presence_task: asyncio.Task[None] | None = None
 
     @property
     def doc(self) -> Any:
@@ -73,6 +83,20 @@ class Document:
     def path(self) -> str:
         """The document's name: `notes/today`."""
         return self._local.record.key.path
+
+    @property
+    def presence(self) -> Presence:
+        """Who else has the document open, and what we say of ourselves. From the first use on, one more connection.
+
+        Raises TypeError if the document's CRDT adapter knows no presence.
+        """
+        if self._presence is None:
+            adapter = getattr(self._local.adapter, "presence", None)
+            if adapter is None:
+                raise TypeError(f"the adapter {self._local.adapter.name!r} knows no presence")
+            self._presence = Presence(adapter, adapter.client(self._local.doc), self._local.environment)
+            self._start_presence()
+        return self._presence
 
     @property
     def status(self) -> Status:
@@ -156,17 +180,29 @@ class Document:
                 self._close()
                 self._local.changed.notify()
 
-    async def start_session(self, make: Callable[[LocalDocument, Counters], Session]) -> None:
+    async def start_session(self, make: Callable[[LocalDocument, Counters], Session], open_presence: OpenPresence) -> None:
         """Go online with a new session; the replica calls this."""
         while self._task is not None:
             await self.stop_session()
         if not self.closing:
             self._session = make(self._local, self._counters)
             self._task = asyncio.create_task(self._session.run(), name=f"ds-sync {self.path}")
+            self._open_presence = open_presence
+            self._start_presence()
             self._local.changed.notify()
+
+    def _start_presence(self) -> None:
+        if self._presence is not None and self._open_presence is not None and self._presence_task is None:
+            running = self._presence.run(self._open_presence(self._local))
+            self._presence_task = asyncio.create_task(running, name=f"ds-sync presence of {self.path}")
 
     async def stop_session(self) -> None:
         """Go offline; the replica calls this."""
+        self._open_presence = None
+        present, self._presence_task = self._presence_task, None
+        if present is not None:
+            present.cancel()
+            await asyncio.wait((present,))
         task = self._task
         if task is not None:
             task.cancel()

@@ -149,7 +149,7 @@ class Replica:
         document = self._open(key)
         self._background.discard(key)
         if self._online is not None and not document.online:
-            await document.start_session(self._make_session)
+            await document.start_session(self._make_session, self._open_presence)
         return document
 
     def _open(self, key: DocumentKey) -> Document:
@@ -185,7 +185,7 @@ class Replica:
                 self._headers = self._headers if headers is None else headers
                 self._credentials = Credentials(token=self._token, headers=self._headers)
             for document in list(self._documents.values()):
-                await document.start_session(self._make_session)
+                await document.start_session(self._make_session, self._open_presence)
             self._drain = asyncio.create_task(self._send_backlog(), name="ds-sync backlog")
 
     async def disconnect(self) -> None:
@@ -242,7 +242,7 @@ class Replica:
         try:
             document = self._open(key)
             self._background.add(key)
-            await document.start_session(self._make_session)
+            await document.start_session(self._make_session, self._open_presence)
             async with asyncio.timeout(None if patient else BACKGROUND_TURN):
                 await document.synced()
         except TimeoutError:
@@ -259,20 +259,33 @@ class Replica:
         self._background.discard(key)
 
     def _make_session(self, local: LocalDocument, counters: Counters) -> Session:
-        if self._online is None:
-            raise AssertionError("a session without a server")
+        stream = self._open_stream(f"/v1/stream{self._spell_path(local)}/.updates")
+        return Session(local, stream, self._require_server(), counters)
+
+    def _open_presence(self, local: LocalDocument) -> StreamClient:
+        return self._open_stream(f"/v1{self._spell_path(local)}", {"awareness": "default"})
+
+    def _spell_path(self, local: LocalDocument) -> str:
+        key = local.record.key
+        return "".join("/" + quote(part, safe="") for part in (key.crdt, key.service, "docs", *key.path.split("/")))
+
+    def _open_stream(self, path: str, params: Mapping[str, str] | None = None) -> StreamClient:
+        server = self._require_server()
         if self._transport is None:
             self._transport = HttpTransport()
-        key = local.record.key
-        name = "/".join(quote(part, safe="") for part in (key.crdt, key.service, "docs", *key.path.split("/"), ".updates"))
-        client = StreamClient(
-            f"{self._online}/v1/stream/{name}",
+        return StreamClient(
+            server + path,
             transport=self._transport,
             credentials=self._credentials,
+            params=params,
             environment=self._environment,
             retry=RETRY,
         )
-        return Session(local, client, self._online, counters)
+
+    def _require_server(self) -> str:
+        if self._online is None:
+            raise AssertionError("a session without a server")
+        return self._online
 
     def _require_store(self) -> LocalStore:
         if self._store is None:

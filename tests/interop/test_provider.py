@@ -186,3 +186,30 @@ async def test_providers_see_each_other(node: str, server: ServerProcess, live: 
         assert await two("others") == [{"name": "Alice"}]
         await one("disconnect")
         assert await two("alone")
+
+
+async def test_a_provider_and_a_replica_see_each_other(node: str, server: ServerProcess, tmp_path: Path) -> None:
+    async with (
+        provider(node, server) as browser,
+        Replica(tmp_path / "replica.db", server=server.url, service="notes") as replica,
+    ):
+        assert await browser("connect")
+        await browser("say", state={"name": "Browser"})
+        note = await replica.open("a")
+        note.presence.set({"name": "Python"})
+        assert await browser("hear", state={"name": "Python"})
+        async with asyncio.timeout(20):
+            async for states in note.presence.changes():
+                if {"name": "Browser"} in states.values():
+                    break
+        await browser("disconnect")
+        async with asyncio.timeout(5):
+            async for states in note.presence.changes():
+                if {"name": "Browser"} not in states.values():
+                    break
+        assert await browser("connect")
+        await browser("say", state={"name": "Browser"})
+        note.presence.set({"name": "Python, still"})
+        assert await browser("hear", state={"name": "Python, still"})
+        await replica.close()
+        assert await browser("alone", seconds=5)

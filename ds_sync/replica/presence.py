@@ -1,0 +1,198 @@
+"""Presence: who has the document open now, and what each says of itself (Yjs awareness over HTTP, YJS-PROTOCOL.md sections 5.5 and 5.6).
+
+Nothing here is ever on disk. Each client repeats its word every 15 seconds; one that is not heard of for 30 seconds is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Final
+
+from ds_sync.client.retry import Backoff, RetryPolicy
+from ds_sync.client.stream import StreamClient
+from ds_sync.crdt import PresenceAdapter, Word
+from ds_sync.environment import Environment
+from ds_sync.exceptions import DsSyncError, FramingError, GoneError, InvalidUpdateError
+from ds_sync.protocol.framing import build_frame, parse_frames
+from ds_sync.protocol.messages import Page
+from ds_sync.protocol.offsets import BEGINNING
+from ds_sync.replica.signal import Signal
+
+RENEW_SECONDS: Final = 15.0
+TIMEOUT_SECONDS: Final = 30.0
+
+OLD_SECONDS: Final = 15.0
+"""How long a word that was said before we listened counts as spent already: who is still there repeats it soon."""
+
+LEAVE_SECONDS: Final = 1.0
+"""For saying good-bye."""
+
+MAX_STATE: Final = 32 * 1024
+"""Bytes of one presence update of ours."""
+
+MAX_CLIENTS: Final = 5_000
+"""Others that are remembered; beyond it, those who were heard of longest ago are dropped."""
+
+RETRY: Final = RetryPolicy(first_delay=0.5, max_delay=15.0)
+
+_log = logging.getLogger("ds_sync.replica")
+
+
+class Presence:
+    """Who is there. `Document.presence` makes it; it follows the document's being online and offline."""
+
+    def __init__(self, adapter: PresenceAdapter, client: int, environment: Environment) -> None:
+        self.client = client
+        """Our own number in `states`."""
+        self._adapter = adapter
+        self._environment = environment
+        self._own: Word | None = None
+        self._others: dict[int, tuple[Word, float]] = {}
+        """Each with when it was heard. Those that said good-bye stay until they are forgotten, so that an old word does not revive them."""
+        self._heard = Signal()
+        self._said = Signal()
+        self._caught_up = False
+
+    @property
+    def states(self) -> dict[int, Any]:
+        """What is known of everybody who is there, by client; ours too, if there is one. A copy."""
+        states = {client: word.state for client, (word, _) in self._others.items() if word.state is not None}
+        if self._own is not None and self._own.state is not None:
+            states[self.client] = self._own.state
+        return states
+
+    def set(self, state: Mapping[str, Any] | None) -> None:
+        """Say `state` of ourselves, now and again while online; None: say that we are gone.
+
+        It is JSON; editors look for `{"user": {"name": ..., "color": ...}}`. Raises ValueError or TypeError for what is not, and for more
+        than MAX_STATE bytes.
+        """
+        word = Word(self.client, 0 if self._own is None else self._own.clock + 1, None if state is None else dict(state))
+        size = len(self._adapter.encode([word]))
+        if size > MAX_STATE:
+            raise ValueError(f"a presence state of {size} bytes; the limit is {MAX_STATE}")
+        self._own = word
+        self._said.notify()
+        self._heard.notify()
+
+    async def changes(self) -> AsyncIterator[dict[int, Any]]:
+        """Yield `states` now, and again after each change, the newest only."""
+        last: dict[int, Any] | None = None
+        while True:
+            states = self.states
+            if states != last:
+                last = states
+                yield states
+            else:
+                await self._heard.wait()
+
+    async def run(self, stream: StreamClient) -> None:
+        """Be present on `stream` until cancelled; then say good-bye. A server without presence is asked again from time to time."""
+        self._caught_up = False
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._listen(stream))
+                group.create_task(self._speak(stream))
+                group.create_task(self._forget())
+        finally:
+            self._others.clear()
+            self._heard.notify()
+            if self._own is not None and self._own.state is not None:
+                await self._leave(stream, self._own)
+
+    async def _listen(self, stream: StreamClient) -> None:
+        backoff = Backoff(RETRY, self._environment.random)
+        while True:
+            try:
+                async with stream.follow(BEGINNING, live="sse") as follower:
+                    async for item in follower:
+                        if isinstance(item, Page):
+                            backoff.reset()
+                            self._hear(item.data)
+                            self._caught_up = self._caught_up or item.up_to_date
+            except GoneError:
+                continue  # what we were about to read is forgotten: begin with what is left
+            except DsSyncError as error:
+                _log.debug("%s: nobody is heard: %s", stream.url, error)
+            await self._environment.sleep(backoff.next_delay())
+
+    async def _speak(self, stream: StreamClient) -> None:
+        backoff = Backoff(RETRY, self._environment.random)
+        said: Word | None = None
+        while True:
+            own = self._own
+            if own is None or own is said:
+                await self._said.wait(None if own is None or own.state is None else RENEW_SECONDS)
+                if self._own is said and said is not None and said.state is not None:
+                    self._own = Word(said.client, said.clock + 1, said.state)
+                continue
+            try:
+                await stream.append(build_frame(self._adapter.encode([own])), content_type="application/octet-stream")
+                said = own
+                backoff.reset()
+            except DsSyncError as error:
+                _log.debug("%s: not heard: %s", stream.url, error)
+                await self._environment.sleep(backoff.next_delay())
+
+    async def _forget(self) -> None:
+        while True:
+            await self._environment.sleep(1.0)
+            late = self._environment.monotonic() - TIMEOUT_SECONDS
+            gone = [client for client, (_, heard) in self._others.items() if heard <= late]
+            for client in gone:
+                del self._others[client]
+            if gone:
+                self._heard.notify()
+
+    async def _leave(self, stream: StreamClient, own: Word) -> None:
+        # Said again at the next `run`: only this connection ends.
+        last = Word(own.client, own.clock + 1, None)
+        self._own = Word(own.client, own.clock + 2, own.state)
+        try:
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await stream.append(build_frame(self._adapter.encode([last])), content_type="application/octet-stream")
+        except (DsSyncError, TimeoutError) as error:
+            _log.debug("%s: left without a word: %s", stream.url, error)
+
+    def _hear(self, data: bytes) -> None:
+        try:
+            updates = parse_frames(data).payloads
+        except FramingError:
+            return  # a stranger's bytes; others follow in the next page
+        changed = False
+        for update in updates:
+            try:
+                words = self._adapter.decode(update)
+            except InvalidUpdateError as error:
+                _log.debug("presence that can't be read: %s", error)
+                continue
+            for word in words:
+                changed = self._take(word) or changed
+        if changed:
+            self._heard.notify()
+
+    def _take(self, word: Word) -> bool:
+        if word.client == self.client:
+            self._defend(word)
+            return False
+        known = self._others.get(word.client)
+        if known is not None:
+            before = known[0]
+            leaves = word.clock == before.clock and word.state is None and before.state is not None
+            if word.clock <= before.clock and not leaves:
+                return False
+        now = self._environment.monotonic()
+        self._others.pop(word.client, None)
+        self._others[word.client] = (word, now if self._caught_up else now - OLD_SECONDS)
+        if len(self._others) > MAX_CLIENTS:
+            del self._others[next(iter(self._others))]
+        return word.state is not None or (known is not None and known[0].state is not None)
+
+    def _defend(self, word: Word) -> None:
+        """Somebody speaks of us: an earlier connection of ours, or one who took us for gone. We know better."""
+        own = self._own
+        if own is not None and own.state is not None and (word.clock > own.clock or (word.clock == own.clock and word.state is None)):
+            self._own = Word(own.client, word.clock + 1, own.state)
+            self._said.notify()
