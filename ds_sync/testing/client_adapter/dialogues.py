@@ -142,7 +142,7 @@ READING: Final[dict[str, Sequence[Step]]] = {
     ],
     "long-poll-runs-into-the-time": [
         *stream("x"),
-        do("read", at_tail("x"), live="long-poll", timeoutMs=700),
+        do("read", at_tail("x"), live="long-poll", timeoutMs=1000),
         do("read", {"success": True, "count": 0, "upToDate": True}, offset="${1}", live="long-poll", timeoutMs=300),
     ],
     "one-chunk-and-no-more": [
