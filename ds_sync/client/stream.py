@@ -171,8 +171,9 @@ class StreamClient:
         `id` names the writer: of two that use one name at the same time, the one that began later takes it over, and the other
         takes it back unless `auto_claim` is off: then it fails with StaleEpochError. Without an `id` it is one that nobody has. `epoch`
         is the clock's unless you keep it yourself; it then begins at number 0, and without `auto_claim` numbers that the server has
-        had are taken for repetitions (`AppendResult.duplicate`). A batch is sent when it is full, or when its first item has waited
-        `linger` seconds, and there is room under `max_in_flight`. `append` waits while `max_buffered` bytes are not accepted yet.
+        had are taken for repetitions (`AppendResult.duplicate`): send the same items then, one a batch, or some are lost. A batch is
+        sent when it is full, or when its first item has waited `linger` seconds, and there is room under `max_in_flight`. `append`
+        waits while `max_buffered` bytes are not accepted yet.
         Raises ValueError, naming the setting, for one that makes no sense.
         """
         return Producer(

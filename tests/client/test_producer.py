@@ -240,6 +240,15 @@ class TestEpochs:
                 assert (await (await producer.append("once "))).duplicate is expected
         assert log.items == ["once"]
 
+    async def test_an_import_that_begins_anew_goes_on_where_it_died(self) -> None:
+        log = Log()
+        for reached in (5, 8):
+            async with client_of(log).producer("import", epoch=7, auto_claim=False, max_batch_items=1) as producer:
+                receipts = [await producer.append(f"{word} ") for word in range(reached)]
+                duplicates = [(await receipt).duplicate for receipt in receipts]
+        assert duplicates == [True] * 5 + [False] * 3
+        assert log.items == numbers(range(8))
+
     async def test_numbers_that_the_server_lost(self) -> None:
         log = Log()
         async with client_of(log).producer("p", epoch=4, max_batch_items=1, linger=0.0) as producer:
