@@ -55,7 +55,7 @@ class World:
         """Start the server: on `data`, or empty in memory; or start another application."""
         self.data, self._options = data, options
         self.engine = None if app else MemoryEngine() if data is None else SqliteEngine(data)
-        self.app = app or create_app(self.engine, long_poll_timeout=2.0, **options)  # type: ignore[arg-type]
+        self.app = app or create_app(self.engine, long_poll_timeout=2.0, compact_after=None, **options)  # type: ignore[arg-type]
         for server in self._servers:
             server.app = self.app
 
