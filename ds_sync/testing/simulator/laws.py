@@ -221,7 +221,7 @@ class Laws:
             self.trace.accuse("a replica stands at the tail in the end", f"{name} is at {record.checkpoint}, the tail is {tail}")
         left = status.unsaved + status.unsent + status.sent + (record.batch is not None)  # a batch of healing may cover no edit
         if status.state in ("blocked", "closed"):
-            if not self._is_refused(record):
+            if self._noticed(device.store) and not self._is_refused(record):
                 self.trace.accuse("nothing is reported without a cause", f"{name}: {status}")
             return "reading" if left else "synced"
         if status.state != "live" or left:

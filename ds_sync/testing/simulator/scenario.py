@@ -140,8 +140,8 @@ def draw_backups(random: random.Random) -> Scenario:
 
 
 def draw_foreign(random: random.Random) -> Scenario:
-    """Return a scenario with a server that is not ours."""
-    drawn = draw_scenario(random)
+    """Return a scenario with a server that is not ours; a third of them are about setting it back."""
+    drawn = draw_backups(random) if random.random() < 0.3 else draw_scenario(random)
     options = replace(drawn.options, ttl=None, foreign=draw_habits(random, drawn.options.max_body))
     return replace(drawn, documents=1, options=options)
 
