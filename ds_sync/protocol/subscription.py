@@ -31,6 +31,8 @@ from ds_sync.protocol.patterns import compile_pattern
 FIRST_PAUSE: Final = 1.0
 """Seconds before the second attempt at a webhook, at most; it doubles with each further one."""
 LONGEST_PAUSE: Final = 60.0
+LONGEST_REPEAT: Final = 600.0
+"""Seconds between two events of a wake nobody claims, at most; a longer lease makes it longer."""
 
 MAX_WAKE_STREAMS: Final = 1000
 """Streams one wake is about; further ones wait for the next."""
@@ -231,12 +233,13 @@ def next_step(sub: Subscription, now: float, *, pending: bool) -> Step | float |
     if wake is None:
         if not pending:
             return None
-        return sub.not_before if sub.is_webhook and now < sub.not_before else Step.BEGIN
+        return sub.not_before if sub.is_webhook and _is_ahead(sub.not_before, now, LONGEST_PAUSE) else Step.BEGIN
     if wake.phase is Phase.SENT:
         return None
     if wake.phase is Phase.OFFERED and not pending:
         return Step.WITHDRAW
-    if now < wake.due:
+    longest = sub.lease if wake.phase is Phase.LEASED else max(sub.lease, LONGEST_REPEAT)
+    if _is_ahead(wake.due, now, longest):
         return wake.due
     if wake.phase is Phase.LEASED:
         return Step.EXPIRE
@@ -259,7 +262,7 @@ def send(sub: Subscription, now: float) -> Subscription:
 def repeat(sub: Subscription, now: float) -> Subscription:
     """Nobody claimed the wake: its event is written again, ever more rarely. A worker may have died between the event and its claim."""
     wake = _require_wake(sub)
-    pause = min(sub.lease * 2.0**wake.attempts, max(sub.lease, LONGEST_PAUSE * 10))
+    pause = min(sub.lease * 2.0**wake.attempts, max(sub.lease, LONGEST_REPEAT))
     return _move(sub, Event.REPEAT, due=now + pause, attempts=wake.attempts + 1)
 
 
@@ -373,6 +376,11 @@ def unlink_streams(sub: Subscription, paths: Mapping[str, bool]) -> Subscription
 def build_pause(failures: int, roll: float) -> float:
     """Return the seconds to wait after so many failures: half of it certain, half by chance (`roll`, 0 to 1)."""
     return min(FIRST_PAUSE * 2.0 ** min(failures - 1, 16), LONGEST_PAUSE) * (0.5 + 0.5 * roll)
+
+
+def _is_ahead(due: float, now: float, longest: float) -> bool:
+    """Whether `due` is still to come. What is further away than it can have been set was set by a clock that went back since."""
+    return now < due <= now + longest + 1.0
 
 
 def _end_wake(sub: Subscription, event: Event, now: float, roll: float) -> Subscription:

@@ -18,6 +18,7 @@ import h11
 from ds_sync import __version__
 from ds_sync.exceptions import InvalidRequestError
 from ds_sync.protocol.subscription import Event
+from ds_sync.protocol.subscription_requests import parse_webhook_url
 from ds_sync.server.webhook_targets import Target, TargetPolicy
 
 CONNECT_SECONDS: Final = 10.0
@@ -26,6 +27,18 @@ ANSWER_SECONDS: Final = 30.0
 MAX_ANSWER: Final = 64 * 1024
 MAX_DELIVERIES: Final = 512
 """At a time, on the whole server."""
+MAX_HOST_DELIVERIES: Final = 32
+"""At a time, to one host: one whose receivers are all slow must not take all places."""
+
+
+class _Host:
+    """Deliveries to one host, under way or waiting."""
+
+    __slots__ = ("places", "users")
+
+    def __init__(self) -> None:
+        self.places = asyncio.Semaphore(MAX_HOST_DELIVERIES)
+        self.users = 0
 
 
 class Webhooks:
@@ -34,27 +47,42 @@ class Webhooks:
     def __init__(self, policy: TargetPolicy, *, tls: ssl.SSLContext | None = None) -> None:
         self.policy = policy
         self._tls = tls
-        self._slots = asyncio.Semaphore(MAX_DELIVERIES)
+        self._places = asyncio.Semaphore(MAX_DELIVERIES)
+        self._hosts: dict[str, _Host] = {}
 
     async def deliver(self, url: str, headers: Mapping[str, str], body: bytes, seconds: float) -> Event:
         """POST `body` as JSON; return what came of it: FINISHED, ACCEPTED, REFUSED, CUT or SILENT (after `seconds` without an answer)."""
-        async with self._slots:
-            try:
-                target = await self.policy.check(url)
-                async with asyncio.timeout(CONNECT_SECONDS):
-                    reader, writer = await self._connect(target)
-            except (InvalidRequestError, OSError, TimeoutError, ssl.SSLError, UnicodeError):
-                return Event.REFUSED
-            try:
-                async with asyncio.timeout(min(seconds, ANSWER_SECONDS)):
-                    return await _exchange(reader, writer, target, headers, body)
-            except TimeoutError:
-                return Event.SILENT
-            except (OSError, EOFError, ssl.SSLError, h11.RemoteProtocolError):
-                return Event.CUT
-            finally:
-                # Not close(): it would wait for the receiver to take what is left.
-                writer.transport.abort()
+        try:
+            name = parse_webhook_url(url)[1]
+        except InvalidRequestError:
+            return Event.REFUSED
+        host = self._hosts.setdefault(name, _Host())
+        host.users += 1
+        try:
+            async with host.places, self._places:
+                return await self._post(url, headers, body, seconds)
+        finally:
+            host.users -= 1
+            if not host.users:
+                del self._hosts[name]
+
+    async def _post(self, url: str, headers: Mapping[str, str], body: bytes, seconds: float) -> Event:
+        try:
+            target = await self.policy.check(url)
+            async with asyncio.timeout(CONNECT_SECONDS):
+                reader, writer = await self._connect(target)
+        except (InvalidRequestError, OSError, UnicodeError):
+            return Event.REFUSED
+        try:
+            async with asyncio.timeout(min(seconds, ANSWER_SECONDS)):
+                return await _exchange(reader, writer, target, headers, body)
+        except TimeoutError:
+            return Event.SILENT
+        except (OSError, EOFError, h11.RemoteProtocolError):
+            return Event.CUT
+        finally:
+            # Not close(): it would wait for the receiver to take what is left.
+            writer.transport.abort()
 
     async def _connect(self, target: Target) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         secure = target.scheme == "https"

@@ -70,6 +70,10 @@ def test_a_subscription_never_hears_of_its_own_wake_stream() -> None:
         (offered(Kind.PULL_WAKE), NOW + 10, True, Step.REPEAT),
         (machine.claim(offered(Kind.PULL_WAKE), "w", NOW), NOW + 9.9, False, NOW + 10),
         (machine.claim(offered(Kind.PULL_WAKE), "w", NOW), NOW + 10, False, Step.EXPIRE),
+        # The clock went back by a day.
+        (machine.claim(offered(Kind.PULL_WAKE), "w", NOW), NOW - 86_400, False, Step.EXPIRE),
+        (offered(), NOW - 86_400, True, Step.SEND),
+        (replace(make(), not_before=NOW), NOW - 86_400, True, Step.BEGIN),
     ],
 )
 def test_what_to_do_next(sub: Subscription, now: float, pending: bool, expected: object) -> None:

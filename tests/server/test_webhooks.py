@@ -148,3 +148,22 @@ async def test_a_slow_receiver_holds_up_nobody(receiver: Receiver, monkeypatch: 
     outcomes = await asyncio.gather(*(sender.deliver(receiver.url, {}, b"{}", 600.0) for _ in range(20)))
     assert outcomes == [Event.SILENT] * 20
     assert time.monotonic() - before < 1.5
+
+
+async def test_a_host_of_slow_receivers_leaves_places_for_others(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhooks, "MAX_DELIVERIES", 3)
+    monkeypatch.setattr(webhooks, "MAX_HOST_DELIVERIES", 2)
+    slow = Receiver(answer=None)
+    server = await asyncio.start_server(slow.serve, "127.0.0.1", 0)
+    slow.url = f"http://localhost:{server.sockets[0].getsockname()[1]}/"
+    sender = Webhooks(DEVELOPMENT)
+    waiting = [asyncio.ensure_future(sender.deliver(slow.url, {}, b"{}", 30.0)) for _ in range(5)]
+    await slow.wait(2)
+    assert await sender.deliver(receiver.url, {}, b"{}", 5.0) is Event.ACCEPTED
+    assert len(slow.deliveries) == 2
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait(waiting)
+    assert sender._hosts == {}
+    slow.close()
+    server.close()
