@@ -117,3 +117,27 @@ def test_memory_and_data_exclude_each_other(tmp_path: Path) -> None:
     result = run_serve("--memory", "--data", str(tmp_path / "x.db"))
     assert result.returncode == 2
     assert "exclude" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [(("--allow-webhook", "http://x/"), "neither a host nor a network"), (("--public-url", "x"), "must begin with http")],
+)
+def test_webhook_options_that_make_no_sense_are_refused(options: tuple[str, ...], word: str) -> None:
+    result = run_serve("--memory", *options)
+    assert result.returncode == 2
+    assert word in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "allowed"), [((), False), (("--allow-http-webhooks",), True), (("--allow-webhook", "127.0.0.0/8"), True)]
+)
+def test_webhooks_go_to_this_machine_only_by_option(options: tuple[str, ...], allowed: bool) -> None:
+    with ServerProcess(options=(*options, "--public-url", "https://sync.example/")) as server:
+        webhook = {"type": "webhook", "pattern": "*", "webhook": {"url": "http://127.0.0.1:9/"}}
+        answer = httpx.put(f"{server.url}/v1/stream/__ds/subscriptions/s", json=webhook)
+    if allowed:
+        assert answer.status_code == 201
+        assert answer.json()["webhook"]["signing"]["jwks_url"] == "https://sync.example/v1/stream/__ds/jwks.json"
+    else:
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "WEBHOOK_URL_REJECTED")
