@@ -9,6 +9,7 @@ DS_SYNC_TRACES names the folder of the sessions. The last line sums everything u
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,9 @@ PYTEST_SECONDS = 780.0
 FUZZ_MINUTES = 1.0
 FUZZ_SECONDS = 150.0
 """The fuzzer ends by itself; what it starts and reads again at the end takes some seconds more."""
+
+PROGRAMS = {"nginx": ("nginx-light", "nginx")}
+"""What tests start, with the package that has it and the tests' mark."""
 
 CHECKS = {
     "ruff check": ["-m", "ruff", "check", "."],
@@ -94,15 +98,32 @@ def check(name: str, arguments: list[str], totals: Totals, seconds: float = STEP
 
 def find_what_is_needed(totals: Totals) -> list[str]:
     """Set up what the tests need beside Python; return pytest's options that leave out what can't run."""
-    options: list[str] = []
+    without: list[str] = []
     code, output = run("Node.js", ["tests/interop/node.py"])
     print(output, flush=True)
     if code:
         totals.receive_missing(output.splitlines()[-1].removeprefix("missing: ") if output else "Node.js")
-        options = ["-m", "not interop"]
+        without.append("interop")
+    for program, (package, marker) in PROGRAMS.items():
+        if not find_program(program, package):
+            totals.receive_missing(f"{program} (Debian's package {package}); apt-get is asked for it only as root")
+            without.append(marker)
     if not any(TRACES.glob("*.json.gz")):
         totals.receive_missing(f"the recorded editing sessions: none in {TRACES}; DS_SYNC_TRACES names another folder")
-    return options
+    return ["-m", " and ".join(f"not {marker}" for marker in without)] if without else []
+
+
+def find_program(program: str, package: str) -> bool:
+    """Return whether a program is there, after asking Debian's apt-get for it if this is root."""
+    if shutil.which(program) is None and shutil.which("apt-get") is not None and hasattr(os, "geteuid") and os.geteuid() == 0:
+        print(f"== apt-get install {package}", flush=True)
+        # The lists of a fresh machine are empty or old; a failure shows in the program's absence.
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        for command in (["apt-get", "update", "-q"], ["apt-get", "install", "-y", "-q", "--no-install-recommends", package]):
+            done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+            if done.returncode:
+                print(done.stderr.strip(), flush=True)
+    return shutil.which(program) is not None
 
 
 def test(options: list[str], totals: Totals) -> None:
