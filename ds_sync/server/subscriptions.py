@@ -95,8 +95,10 @@ class Subscriptions:
                 self._wakes.forget(entry)
 
     async def add_streams(self, name: str, paths: Collection[str]) -> None:
-        """Link streams by name, at their tails. Raises NotFoundError, InvalidRequestError (TOO_MANY_STREAMS)."""
+        """Link streams by name, at their tails. Raises NotFoundError, InvalidRequestError (its own wake stream, TOO_MANY_STREAMS)."""
         async with self._holding(name) as entry:
+            if entry.sub.config.wake_stream in paths:
+                raise InvalidRequestError("wake_stream can't be one of the streams: each wake would cause the next")
             named = {path for path, link in entry.sub.links.items() if link.explicit} | set(paths)
             if len(named) > MAX_NAMED:
                 raise InvalidRequestError(f"a subscription names at most {MAX_NAMED} streams", code="TOO_MANY_STREAMS")

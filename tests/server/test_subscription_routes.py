@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ds_sync.server import subscription_views, subscriptions
 from ds_sync.server.app import create_app
 from ds_sync.server.engines.memory import MemoryEngine
 
@@ -85,6 +86,8 @@ async def test_what_is_deleted_is_gone(service: Service) -> None:
 
 async def test_streams_come_and_go(service: Service) -> None:
     await service.subscribe("s", type="pull-wake", streams=["a"], wake_stream="wakes")
+    for bad in ({"streams": ["b", "wakes"]}, {"streams": "b"}, {}, {"streams": ["b"] * 1001}):
+        assert await code(service, "POST", "subscriptions/s/streams", bad) == (400, "INVALID_REQUEST")
     assert (await service.ask("POST", "__ds/subscriptions/s/streams", {"streams": ["deep/b", "c"]}))[0] == 204
     assert (await service.ask("DELETE", "__ds/subscriptions/s/streams/deep%2Fb"))[0] == 204
     assert (await service.ask("DELETE", "__ds/subscriptions/s/streams/not/there"))[0] == 204
@@ -94,6 +97,18 @@ async def test_streams_come_and_go(service: Service) -> None:
     assert await code(service, "POST", "subscriptions/s/claim", {"worker": "w"}) == (409, "NO_PENDING_WORK")
     await service.append("c")
     assert (await service.ask("POST", "__ds/subscriptions/s/claim", {"worker": "w"}))[0] == 200
+
+
+async def test_there_are_bounds(plain: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscriptions, "MAX_SUBSCRIPTIONS", 1)
+    monkeypatch.setattr(subscriptions, "MAX_NAMED", 2)
+    monkeypatch.setattr(subscription_views, "MAX_LISTED", 1)
+    await plain.subscribe("s", type="pull-wake", streams=["a"], wake_stream="wakes")
+    assert await code(plain, "PUT", "subscriptions/t", PULL) == (429, "TOO_MANY_SUBSCRIPTIONS")
+    assert await code(plain, "POST", "subscriptions/s/streams", {"streams": ["b", "c"]}) == (400, "TOO_MANY_STREAMS")
+    assert (await plain.ask("POST", "__ds/subscriptions/s/streams", {"streams": ["a", "b"]}))[0] == 204
+    _, _, found = await plain.ask("GET", "__ds/subscriptions/s")
+    assert ([stream["path"] for stream in found["streams"]], found["streams_omitted"]) == (["a"], 1)
 
 
 async def test_claim_acknowledge_done_release(service: Service) -> None:
