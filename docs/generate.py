@@ -29,7 +29,7 @@ from ds_sync.client.follower import Follower
 from ds_sync.client.producer import Producer
 from ds_sync.client.retry import RetryPolicy
 from ds_sync.client.views import Views
-from ds_sync.protocol import tail
+from ds_sync.protocol import subscription, tail
 from ds_sync.protocol.messages import AppendResult, Page, StreamInfo
 from ds_sync.replica import plan
 from ds_sync.replica.local import Tuning
@@ -100,6 +100,16 @@ def draw_modes() -> str:
         edges.setdefault((source, target), []).append(event.value)
     lines = [f'    state "{mode.value}" as {mode.name}' for mode in tail.Mode if any(mode in pair for pair in edges)]
     lines.append(f"    [*] --> {tail.Mode.AUTO.name}")
+    lines += [f"    {source.name} --> {target.name} : {', '.join(events)}" for (source, target), events in edges.items()]
+    return _mermaid(lines)
+
+
+def draw_subscription() -> str:
+    """Return the diagram of a subscription and its wakes."""
+    edges: dict[tuple[subscription.Phase, subscription.Phase], list[str]] = {}
+    for (source, event), target in subscription.TRANSITIONS.items():
+        edges.setdefault((source, target), []).append(event.value)
+    lines = [f"    [*] --> {subscription.Phase.IDLE.name}"]
     lines += [f"    {source.name} --> {target.name} : {', '.join(events)}" for (source, target), events in edges.items()]
     return _mermaid(lines)
 
@@ -194,6 +204,7 @@ PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "hello": lambda: show_example("hello.py"),
     "other-failures": list_other_failures,
     "streams": lambda: show_example("streams.py"),
+    "subscription-states": draw_subscription,
     "tail-failures": list_tail_failures,
 }
 
