@@ -100,9 +100,10 @@ def check_update(update: bytes) -> None:
             if reader.varint() + len(update) > MAX_CLOCK:
                 raise WireError("a clock too large")
             for _ in range(structs):
-                if not _skip_struct(reader)[1]:
-                    # pycrdt takes it, and what stands at its clock is lost to the document.
-                    raise WireError("a struct of no length")
+                # pycrdt takes it, and what stands at its clock is lost to the document, or the process ends. Texts of no length are left
+                # to pycrdt: it makes them itself where a deletion parts the halves of a surrogate pair, and has to read them again.
+                if _skip_struct(reader) == (_COLLECTED, 0):
+                    raise WireError("a collected struct of no length")
         for _ in range(reader.count()):
             reader.varint()
             for _ in range(reader.count()):

@@ -261,15 +261,37 @@ def test_json_content_is_refused_because_pycrdt_misreads_it(update: str) -> None
     assert not adapter.apply(adapter.new(), [adapter.snapshot(doc)])
 
 
-def test_a_struct_of_no_length_is_refused_because_it_destroys_what_stands_there() -> None:
-    """Found by fuzzing: pycrdt took it, and the text it already had was gone."""
+@pytest.mark.parametrize(
+    "update",
+    [
+        "01010100000000",  # the text was gone
+        "01010100000000000000000104747265650301702800012105636c61737301770178000001737301770178000001",  # the process was gone
+    ],
+)
+def test_a_collected_struct_of_no_length_is_refused_because_it_destroys_what_stands_there(update: str) -> None:
+    """Found by fuzzing."""
     adapter = YjsAdapter()
     doc: Doc[Any] = Doc(client_id=1)
     text = doc.get("text", type=Text)
     text += "hello"
     with pytest.raises(InvalidUpdateError, match="no length"):
-        adapter.apply(doc, [bytes.fromhex("01010100000000")])
+        adapter.apply(doc, [bytes.fromhex(update)])
     text += " world"
     copy = adapter.new()
     adapter.apply(copy, [adapter.snapshot(doc)])
     assert str(copy.get("text", type=Text)) == str(text) == "hello world"
+
+
+@pytest.mark.parametrize("deletion", [(1, 1), (2, 1), (0, 2), (2, 2), (1, 2)])
+def test_a_deletion_of_half_a_surrogate_pair_leaves_a_snapshot_that_can_be_read(deletion: tuple[int, int]) -> None:
+    """pycrdt makes texts of no length of it, which it has to be given again at the next opening."""
+    adapter = YjsAdapter()
+    doc: Doc[Any] = Doc(client_id=1)
+    text = doc.get("text", type=Text)
+    text += "a\U0001f600b"
+    adapter.apply(doc, [bytes([0, 1, 1, 1, *deletion])])
+    text.insert(0, "X")
+    copy = adapter.new()
+    adapter.apply(copy, [adapter.snapshot(doc)])
+    assert str(copy.get("text", type=Text)) == str(text)
+    assert str(text).startswith("X")

@@ -22,7 +22,9 @@ PATHS = [
     *("/v1/stream/", "/v1/stream", "/", "/health", "/metrics", "http://127.0.0.1/v1/stream/fuzz/a"),
     *("/v1/stream/__ds/subscriptions", "/v1/stream/__ds/subscriptions/fuzz", "/v1/stream/__ds/subscriptions/fuzz/claim"),
     *("/v1/stream/__ds/subscriptions/fuzz/ack", "/v1/stream/__ds/subscriptions/fuzz/callback", "/v1/stream/__ds/jwks"),
-    *("/v1/yjs/fuzz/docs/d", "/v1/ws/fuzz/room", "/v1/stream/%2e%2e/x", "/v1/stream/fuzz%2Fa", "/v1/stream/%ff", "/v1/stream/a%00b"),
+    *("/v1/yjs/fuzz/docs/d", "/v1/yjs/fuzz/docs/e/f", "/v1/yjs/fuzz/docs/d?awareness=x", "/v1/yjs/fuzz/docs/d?offset=snapshot"),
+    *("/v1/stream/yjs/fuzz/docs/d/.index", "/v1/stream/yjs/fuzz/docs/d/.awareness/x", "/v1/stream/yjs/fuzz/docs/d/.snapshots/-1_snapshot"),
+    *("/v1/ws/fuzz/room", "/v1/stream/%2e%2e/x", "/v1/stream/fuzz%2Fa", "/v1/stream/%ff", "/v1/stream/a%00b"),
 ]
 
 OFFSETS = [
