@@ -188,12 +188,16 @@ def read_file(
             row = connection.execute("SELECT data FROM log WHERE id = ?", (log,)).fetchone()
             if row is None:
                 return None  # the life ended meanwhile
+            if not isinstance(row[0], bytes):
+                raise TypeError(f"{type(row[0]).__name__} where a record belongs")
             records.append(row[0])
+        if not chosen:
+            return None
+        return tuple(records), build_place(chosen[-1][0], chosen[-1][1])
     except sqlite3.Error as error:
         raise map_error(error) from error
-    if not chosen:
-        return None
-    return tuple(records), build_place(chosen[-1][0], chosen[-1][1])
+    except TypeError as error:
+        raise CorruptFileError(f"the server's file is damaged: a value of the wrong kind: {error}") from error
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

@@ -141,6 +141,25 @@ async def test_damage_that_is_no_utf8_in_the_schema_is_our_error_too(tmp_path: P
     assert path.read_bytes() == content
 
 
+@pytest.mark.parametrize("damage", ["UPDATE log SET data = 'text' WHERE id = 2", "UPDATE place SET running = 7"])
+async def test_a_value_of_the_wrong_kind_is_a_damaged_file(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "streams.db"
+    engine = SqliteEngine(path, settle_rows=1)
+    await create(engine, "s")
+    await append(engine, "s", b"abc")
+    await append(engine, "s", b"def")
+    await engine.aclose()
+    connection = sqlite3.connect(path)
+    connection.execute(damage)
+    connection.commit()
+    connection.close()
+    engine = SqliteEngine(path, recent_bytes=0)
+    for after, limit in ((START, 1), (START, 100)):
+        with pytest.raises(CorruptFileError, match="wrong kind"):
+            await engine.read("s", after, limit)
+    await engine.aclose()
+
+
 async def test_a_full_disk_refuses_changes_nothing_and_goes_on_when_there_is_space(tmp_path: Path) -> None:
     path = tmp_path / "streams.db"
     engine = SqliteEngine(path)
