@@ -118,16 +118,19 @@ class EngineForkContract:
             path = f"f{number}" if number else "s"
             if number:
                 await fork(engine, path, f"f{number - 1}" if number > 1 else "s", f"{number:032x}")
-            places.append((await append(engine, path, record)).state.place)
-            records.append(record)
-        await fork(engine, "low", "f4", "a" * 32, place=places[2])
+            for part in (record, record[::-1] + b"."):
+                places.append((await append(engine, path, part)).state.place)
+                records.append(part)
+        for number in (1, 4):
+            await fork(engine, f"low{number}", "f4", f"{number:x}" * 32, place=places[number])
         for source in ("s", "f1", "f2", "f3"):
             await end(engine, source)
         if engine.durable:
             await engine.aclose()
             engine = open_engine()
         await require_history(engine, "f4", places, records)
-        await require_history(engine, "low", places[:3], records[:2])
+        for number in (1, 4):
+            await require_history(engine, f"low{number}", places[: number + 1], records[:number])
         await engine.aclose()
 
     async def test_what_a_sub_offset_takes_is_a_record_of_the_fork(self, open_engine: OpenEngine) -> None:

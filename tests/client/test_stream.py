@@ -175,6 +175,30 @@ async def test_a_plain_append_is_sent_again_after_silence_only_if_that_is_wished
     await transport.aclose()
 
 
+async def test_a_fork_begins_with_what_its_source_holds(server: ServerProcess) -> None:
+    source, path = f"{server.url}/v1/stream/client/fork%20source", "/v1/stream/client/fork%20source"
+    async with StreamClient(source) as old, StreamClient(f"{server.url}/v1/stream/client/fork") as client:
+        with pytest.raises(NotFoundError):
+            await client.fork(path)
+        await old.create(content_type="text/plain")
+        first = (await old.append(b"once ", content_type="text/plain")).tail
+        await old.append(b"upon", content_type="text/plain")
+        info = await client.fork(path, offset=first, sub_offset=2)
+        assert (info.created, info.content_type) == (True, "text/plain")
+        assert not (await client.fork(path, offset=first, sub_offset=2)).created
+        await client.append(b"side down")
+        assert (await client.read()).data == b"once upside down"
+        assert (await client.read(first)).data == b"upside down"
+        async with StreamClient(f"{server.url}/v1/stream/client/other") as other:
+            with pytest.raises(InvalidRequestError):
+                await other.fork(path, offset=Offset("0" * 16 + "_" + "0" * 15 + "7"))
+        await old.delete()
+        with pytest.raises(GoneError) as caught:
+            await old.read()
+        assert caught.value.code == "STREAM_DELETED"
+        assert (await client.read()).data == b"once upside down"
+
+
 async def test_a_fork_says_what_it_wants() -> None:
     class Server:
         async def request(self, method: str, url: str, *, headers: Mapping[str, str], body: bytes = b"", timeout: float | None) -> Response:
