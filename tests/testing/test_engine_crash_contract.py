@@ -83,8 +83,9 @@ def forget_producers(connection: sqlite3.Connection, settled: int, upto: int, st
 
 
 async def require_caught(law: Any, open_engine: Callable[..., StorageEngine], folder: Path, words: str) -> None:
+    (folder / "left").mkdir()
     with pytest.raises(AssertionError, match=words):
-        await law(EngineCrashContract(), SqliteStorage(folder, open_engine), folder)
+        await law(EngineCrashContract(), SqliteStorage(folder, open_engine), folder / "left")
 
 
 async def test_an_engine_that_does_not_sync_its_commits_is_caught(tmp_path: Path) -> None:
