@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeAlias
 
 from ds_sync import __version__
@@ -14,6 +15,9 @@ from ds_sync.exceptions import DsSyncError, InvalidRequestError, NotFoundError, 
 from ds_sync.server.compaction import OpenWorker
 from ds_sync.server.documents import PRESENCE_MARK, Documents, parse_document_name, parse_presence_path
 from ds_sync.server.engines.base import StorageEngine
+from ds_sync.server.gateway import MAX_FRAME, Doorway, OpenGateway
+from ds_sync.server.gateways import Gateways
+from ds_sync.server.listing import LIST_PATH, serve_list
 from ds_sync.server.live import Waiters
 from ds_sync.server.requests import RESERVED, STREAM_MOUNT, ClientGoneError, parse_stream_path
 from ds_sync.server.responses import METHODS, PREFLIGHT_HEADERS, Message, Receive, Scope, Send, answer, build_refusal
@@ -41,6 +45,8 @@ class Application:
         public_url: str | None = None,
         compact_after: int | None = None,
         open_worker: OpenWorker | None = None,
+        gateways: Mapping[str, OpenGateway] | None = None,
+        max_frame: int = MAX_FRAME,
     ) -> None:
         self.engine = engine
         self._environment = environment
@@ -50,6 +56,8 @@ class Application:
         self._idle: asyncio.Event | None = None
         streams = Streams(engine, environment, limits, self._waiters)
         self._documents = Documents(engine, streams, environment, limits, compact_after, open_worker)
+        doorway = Doorway(engine, environment, self._documents, max_frame=max_frame, page_bytes=limits.page_bytes)
+        self._gateways = Gateways(doorway, gateways)
         self._wakes = Wakes(engine, environment, Webhooks(policy))
         self._unwatch_wakes = engine.watch(self._wakes.notice)
         subscriptions = Subscriptions(self._wakes, environment, policy)
@@ -65,18 +73,13 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan."""
         if scope["type"] == "http":
-            self._under_way += 1
-            try:
+            with self._counting():
                 await self._serve(scope, receive, send)
-            finally:
-                self._under_way -= 1
-                if self._idle is not None and not self._under_way:
-                    self._idle.set()
         elif scope["type"] == "lifespan":
             await self._live(receive, send)
         else:
-            await receive()
-            await send({"type": "websocket.close", "code": 1000})
+            with self._counting():
+                await self._gateways.serve(scope, receive, send)
 
     async def start(self) -> None:
         """Wake the subscriptions that have something to do. Without it they are woken by the first request on one. Raises StoreError."""
@@ -86,6 +89,7 @@ class Application:
         """End the live readers, wait up to `seconds` for the requests under way; return whether all are done."""
         self._waiters.stop()
         self._documents.stop()
+        self._gateways.stop()
         if self._under_way:
             self._idle = asyncio.Event()
             waiting = asyncio.ensure_future(self._idle.wait())
@@ -98,8 +102,19 @@ class Application:
         self._waiters.stop()
         self._unwatch()
         self._unwatch_wakes()
+        await self._gateways.aclose()
         await self._wakes.aclose()
         await self._documents.aclose()
+
+    @contextmanager
+    def _counting(self) -> Iterator[None]:
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            if self._idle is not None and not self._under_way:
+                self._idle.set()
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -121,6 +136,9 @@ class Application:
                     await _refuse_method(send)
                     return
                 name = parse_stream_path(path[len(STREAM_MOUNT) :])
+                if name == LIST_PATH:
+                    await serve_list(self.engine, scope, send_noting)
+                    return
                 if f"{name}/".startswith(RESERVED):
                     await self._subscriptions.serve(path[len(STREAM_MOUNT) :], scope, receive, send_noting)
                     return
@@ -182,6 +200,8 @@ def create_app(
     public_url: str | None = None,
     compact_after: int | None = 1024 * 1024,
     open_worker: OpenWorker | None = None,
+    gateways: Mapping[str, OpenGateway] | None = None,
+    max_frame: int = MAX_FRAME,
 ) -> Application:
     """Return the application that serves `engine`; times are seconds, sizes bytes. The engine stays the caller's to close.
 
@@ -189,8 +209,10 @@ def create_app(
     for the callbacks of webhooks; by default what the Host header of the subscriber's request says. `compact_after`: a document whose
     log has grown by this much gets a snapshot (None: never), from `open_worker`; by default, from a process of its own. `retain_bytes`:
     how much of a stream is kept at least, its oldest records going first; None keeps everything.
+    `gateways`: other protocols on WebSockets, by the segment after `/v1/` they are served at; by default, those that are installed.
+    `max_frame`: bytes that one message of a WebSocket client may have.
     """
     limits = Limits(max_body, page_bytes, long_poll_timeout, sse_seconds, retain_bytes)
-    return Application(
-        engine, environment or Environment(), limits, webhook_targets or TargetPolicy(), public_url, compact_after, open_worker
-    )
+    targets = webhook_targets or TargetPolicy()
+    world = environment or Environment()
+    return Application(engine, world, limits, targets, public_url, compact_after, open_worker, gateways, max_frame)

@@ -26,7 +26,7 @@ from ds_sync.server.live import Waiters
 from ds_sync.server.lives import Lives
 from ds_sync.server.requests import only_value, parse_query, parse_stream_path
 from ds_sync.server.responses import METHODS, HeaderList, Receive, Scope, Send, answer
-from ds_sync.server.snapshots import SUFFIX, Snapshots
+from ds_sync.server.snapshots import SUFFIX, Snapshot, Snapshots
 from ds_sync.server.streams import DEFAULT_CONTENT_TYPE, Limits, Streams, raw_path
 
 KINDS: Final = ("yjs",)
@@ -118,11 +118,12 @@ class Documents:
         self._lives = Lives(engine, environment)
         self._snapshots = Snapshots(engine, environment)
         self._compactor = None if compact_after is None else Compactor(engine, self._snapshots, environment, compact_after, open_worker)
-        self._presence = PresenceEngine(environment.monotonic)
+        self.presence = PresenceEngine(environment.monotonic)
+        """All documents' presence streams."""
         self._waiters = Waiters()
-        self._presence.watch(self._waiters.wake)
+        self.presence.watch(self._waiters.wake)
         small = replace(limits, max_body=min(limits.max_body, PRESENCE_LIMIT))
-        self._presence_streams = Streams(self._presence, environment, small, self._waiters)
+        self._presence_streams = Streams(self.presence, environment, small, self._waiters)
 
     async def serve(self, name: DocumentName, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request on a document's URL."""
@@ -165,10 +166,10 @@ class Documents:
         try:
             await self._require(name)
         except NotFoundError as error:
-            self._presence.forget(name.root + PRESENCE_MARK)
+            self.presence.forget(name.root + PRESENCE_MARK)
             raise _as_missing_document(error) from error
         if presence == "default" and scope["method"] in ("HEAD", "DELETE"):
-            await self._open_presence(path)  # made with its document
+            await self.open_presence(path)  # made with its document
         await call(scope, receive, send)
 
     def stop(self) -> None:
@@ -180,7 +181,12 @@ class Documents:
         self.stop()
         if self._compactor is not None:
             await self._compactor.aclose()
-        await self._presence.aclose()
+        await self.presence.aclose()
+
+    async def newest_snapshot(self, name: DocumentName, incarnation: str) -> Snapshot | None:
+        """Return the newest snapshot of this life of the document, if it has one. Raises NotFoundError if it went meanwhile."""
+        keys = await self._snapshots.find(name.root, incarnation)
+        return await self._snapshots.read(name.root, incarnation, keys[-1]) if keys else None
 
     async def _require(self, name: DocumentName) -> StreamState:
         return require_stream((await self._engine.read(name.updates, None, 0)).state, self._environment.now())
@@ -219,27 +225,28 @@ class Documents:
     async def _delete(self, name: DocumentName, scope: Scope, receive: Receive, send: Send) -> None:
         # The document first: what is left of the others after a crash belongs to a life that has ended, and is never read again.
         ended = await self._lives.delete(name.updates)
-        self._presence.forget(name.root + PRESENCE_MARK)
+        self.presence.forget(name.root + PRESENCE_MARK)
         await self._snapshots.delete_all(name.root)
         await answer(send, 204, [(b"stream-incarnation", ended.incarnation.encode())])
 
     async def _read_presence(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._open_presence(path)
+        await self.open_presence(path)
         await self._presence_streams.get(path, _spell_live(scope, names.LIVE_SSE), receive, send)
 
     async def _say_presence(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._open_presence(path)
+        await self.open_presence(path)
         await self._presence_streams.post(path, scope, receive, send, document=True)
 
     async def _put_presence(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        created = await self._open_presence(path)
+        created = await self.open_presence(path)
         await answer(send, 201 if created else 200, [(b"content-type", DEFAULT_CONTENT_TYPE.encode())])
 
-    async def _open_presence(self, path: str) -> bool:
+    async def open_presence(self, path: str) -> bool:
+        """Make a presence stream unless it is there; return whether it was made."""
         now = self._environment.now()
         fresh = f"{self._environment.random.getrandbits(128):032x}"
         request = CreateRequest(path, DEFAULT_CONTENT_TYPE, fresh, expiry=Expiry(ttl=PRESENCE_TTL))
-        outcome = await self._presence.transact((path,), lambda views: decide_create(views[0], request, now))
+        outcome = await self.presence.transact((path,), lambda views: decide_create(views[0], request, now))
         return outcome.created
 
 

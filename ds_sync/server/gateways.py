@@ -1,0 +1,71 @@
+"""WebSocket connections are handed to the gateway that is mounted at their path."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import Final
+
+from ds_sync.server.gateway import Doorway, Gateway, OpenGateway
+from ds_sync.server.responses import Receive, Scope, Send
+from ds_sync.server.streams import raw_path
+
+GROUP: Final = "ds_sync.gateways"
+
+POLICY_VIOLATION: Final = 1008
+
+
+def find_gateways() -> dict[str, OpenGateway]:
+    """Return the installed gateways, by the name they are served under. Imports them."""
+    return {point.name: point.load() for point in entry_points(group=GROUP)}
+
+
+class Gateways:
+    """The gateways of one application, opened at the first connection."""
+
+    def __init__(self, doorway: Doorway, offered: Mapping[str, OpenGateway] | None) -> None:
+        self._doorway = doorway
+        self._offered = offered
+        """None: those that are installed."""
+        self._opening: asyncio.Task[dict[str, Gateway]] | None = None
+        self._stopping = False
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection; one that no gateway wants is refused."""
+        version, _, rest = raw_path(scope).removeprefix(b"/").partition(b"/")
+        name = rest.partition(b"/")[0].decode("latin-1")
+        if self._opening is None:
+            self._opening = asyncio.ensure_future(self._open())
+        gateway = (await asyncio.shield(self._opening)).get(name)
+        if version != b"v1" or gateway is None or self._stopping:
+            await receive()
+            await send({"type": "websocket.close", "code": POLICY_VIOLATION})
+            return
+        await gateway.serve(scope, receive, send)
+
+    def stop(self) -> None:
+        """End all conversations soon."""
+        self._stopping = True
+        for gateway in self._opened():
+            gateway.stop()
+
+    async def aclose(self) -> None:
+        """End all conversations."""
+        self.stop()
+        if self._opening is not None:
+            await asyncio.wait((self._opening,))
+        for gateway in self._opened():
+            await gateway.aclose()
+        self._doorway.close()
+
+    async def _open(self) -> dict[str, Gateway]:
+        offered = self._offered
+        if offered is None:  # in a thread: importing a CRDT library would hold everybody up
+            offered = await self._doorway.environment.run_in_thread(find_gateways)
+        return {name: build(self._doorway) for name, build in offered.items()}
+
+    def _opened(self) -> list[Gateway]:
+        if self._opening is None or not self._opening.done():
+            return []
+        return list(self._opening.result().values())
