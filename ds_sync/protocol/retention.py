@@ -6,7 +6,10 @@ from dataclasses import replace
 from typing import Final
 
 from ds_sync.protocol.history import START, Place
-from ds_sync.protocol.state import FRAMED_SUFFIX, Change, Decision, StreamState, StreamView, is_expired
+from ds_sync.protocol.state import Change, Decision, StreamState, StreamView, is_expired
+
+DOCUMENT_MARK: Final = "/."
+"""In the paths of streams that belong to a document: its updates, snapshots and so on."""
 
 SLACK: Final = 0.25
 """Of what is kept: records are dropped when this much more has gathered, so that it is not done at every append."""
@@ -15,9 +18,9 @@ SLACK: Final = 0.25
 def count_excess(path: str, state: StreamState, keep: int) -> int:
     """Return how many of the stream's oldest bytes may go if the last `keep` are to stay: 0 for none yet.
 
-    Streams of updates keep everything: a document is not whole without its beginning. So do forks, and what has forks.
+    What belongs to a document keeps everything, because that is not whole without its beginning. So do forks, and what has forks.
     """
-    if state.origin is not None or state.forks or not state.listed or path.endswith(FRAMED_SUFFIX):
+    if state.origin is not None or state.forks or not state.listed or DOCUMENT_MARK in path:
         return 0
     excess = state.position - (state.earliest or START).position - keep
     return excess if excess > keep * SLACK else 0

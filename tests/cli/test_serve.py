@@ -141,3 +141,13 @@ def test_webhooks_go_to_this_machine_only_by_option(options: tuple[str, ...], al
         assert answer.json()["webhook"]["signing"]["jwks_url"] == "https://sync.example/v1/stream/__ds/jwks.json"
     else:
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "WEBHOOK_URL_REJECTED")
+
+
+def test_a_bound_on_what_streams_keep_is_an_option() -> None:
+    with ServerProcess(options=("--retain-bytes", "100")) as server:
+        url = f"{server.url}/v1/stream/bounded"
+        start = httpx.put(url, headers=TEXT).headers["stream-next-offset"]
+        for number in range(5):
+            httpx.post(url, content=b"%d" % number * 50, headers=TEXT)
+        assert httpx.get(url, params={"offset": start}).json()["error"]["code"] == "OFFSET_EXPIRED"
+        assert httpx.get(url).content == b"3" * 50 + b"4" * 50

@@ -25,8 +25,9 @@ def test_forks_what_has_forks_and_what_has_ended_are_left_alone(state: StreamSta
     assert decide_trim(StreamView(state, {}), LIFE, Place(500, 1), NOW).changes == (None,)
 
 
-def test_documents_keep_everything() -> None:
-    assert count_excess("yjs/default/docs/a/.updates", STATE, 10) == 0
+@pytest.mark.parametrize("path", ["yjs/default/docs/a/.updates", "yjs/default/docs/a/.index", "yjs/default/docs/a/.snapshots/1_snapshot"])
+def test_documents_keep_everything(path: str) -> None:
+    assert count_excess(path, STATE, 10) == 0
 
 
 def test_trimming_goes_forward_only_and_in_the_life_it_was_meant_for() -> None:
