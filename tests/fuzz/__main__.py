@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import logging
 import random
 import secrets
 import sys
@@ -78,6 +79,7 @@ def main() -> int:
     parser.add_argument("--rerun", type=Path, help="an input that was kept")
     options = parser.parse_args()
     faulthandler.enable()
+    logging.basicConfig(level=logging.CRITICAL)  # damaged bytes are reported all the time
     if options.rerun is not None:
         return rerun(options.rerun)
     seed = secrets.randbits(32) if options.seed is None else options.seed
