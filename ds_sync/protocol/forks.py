@@ -146,7 +146,8 @@ def _resolve(parent: StreamState, request: ForkRequest, point: ForkPoint | None)
         return parent.place, b""
     if point is None or point.incarnation != parent.incarnation:
         raise PointNeededError
-    if point.place is None:
+    dropped = parent.earliest is not None and request.place.position < parent.earliest.position
+    if point.place is None or dropped:
         raise InvalidRequestError("Stream-Fork-Offset is no place in the source's history", code="INVALID_FORK_OFFSET")
     if not request.sub_offset:
         return point.place, b""

@@ -49,6 +49,15 @@ def test_the_tail_needs_no_point_and_a_place_needs_one_of_the_present_life() -> 
     assert caught.value.code == "INVALID_FORK_OFFSET"
 
 
+def test_what_was_dropped_after_the_point_was_read_is_no_place() -> None:
+    trimmed = replace(SOURCE, earliest=SOURCE.place)
+    with pytest.raises(InvalidRequestError) as caught:
+        decide(ForkRequest("f", "s", FRESH, START), trimmed, ForkPoint(LIFE, START, b"abc"))
+    assert caught.value.code == "INVALID_FORK_OFFSET"
+    state = decide(ForkRequest("f", "s", FRESH), trimmed).result.state
+    assert (state.earliest, state.base) == (SOURCE.place, SOURCE.place)
+
+
 def test_the_first_own_record_mixes_in_the_forks_life_and_the_second_does_not() -> None:
     tails = []
     for incarnation in (FRESH, "b" * 32):
