@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ds_sync.environment import Environment
-from ds_sync.exceptions import ConflictError, GoneError, NotFoundError
+from ds_sync.exceptions import ConflictError, GoneError, NotFoundError, StorageFullError
 from ds_sync.protocol.decisions import CreateRequest
 from ds_sync.protocol.history import START, Place
 from ds_sync.server.engines.base import StorageEngine
@@ -168,3 +168,20 @@ def test_forests_in_a_file_that_is_opened_again_and_emptied(steps: list[tuple[ob
         assert connection.execute("SELECT count(*) FROM log WHERE data IS NOT NULL").fetchone() == (0,)
         assert connection.execute("SELECT count(*) FROM place").fetchone() == (0,)
         connection.close()
+
+
+@pytest.mark.anyio
+async def test_a_fork_that_finds_no_space_is_not_counted(tmp_path: Path) -> None:
+    engine = SqliteEngine(tmp_path / "streams.db")
+    await Lives(engine, Environment()).create(CreateRequest("s", BINARY, "a" * 32))
+    state = (await append(engine, "s", b"shared")).state
+    pages = engine._writer.execute("PRAGMA page_count").fetchone()[0]
+    engine._writer.execute(f"PRAGMA max_page_count = {pages + 2}")
+    with pytest.raises(StorageFullError):
+        await fork(engine, "f", "s", "b" * 32, body=b"x" * 100_000)
+    assert (await engine.read("s", None, 0)).state == state
+    assert (await engine.read("f", None, 0)).state is None
+    engine._writer.execute("PRAGMA max_page_count = 1000000")
+    await fork(engine, "f", "s", "c" * 32, body=b"own")
+    assert await read_all(engine, "f") == [b"shared", b"own"]
+    await engine.aclose()
