@@ -31,7 +31,7 @@ FUZZ_MINUTES = 1.0
 FUZZ_SECONDS = 150.0
 """The fuzzer ends by itself; what it starts and reads again at the end takes some seconds more."""
 
-PROGRAMS = {"nginx": ("nginx-light", "nginx")}
+PROGRAMS = {"nginx": ("nginx-light", "nginx"), "chromium": ("chromium", "browser"), "chromedriver": ("chromium-driver", "browser")}
 """What tests start, with the package that has it and the tests' mark."""
 
 CHECKS = {
@@ -110,7 +110,7 @@ def find_what_is_needed(totals: Totals) -> list[str]:
             without.append(marker)
     if not any(TRACES.glob("*.json.gz")):
         totals.receive_missing(f"the recorded editing sessions: none in {TRACES}; DS_SYNC_TRACES names another folder")
-    return ["-m", " and ".join(f"not {marker}" for marker in without)] if without else []
+    return ["-m", " and ".join(f"not {marker}" for marker in dict.fromkeys(without))] if without else []
 
 
 def find_program(program: str, package: str) -> bool:
