@@ -76,6 +76,7 @@ class SseParser:
         events: list[SseEvent] = []
         for end in ends:
             self._line += end
+            self._check_size()  # also of a line that arrives whole: how the bytes are cut must not decide
             line = bytes(self._line)
             self._line.clear()
             self._receive_line(line, events)

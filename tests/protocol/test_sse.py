@@ -117,3 +117,17 @@ def test_arbitrary_bytes_give_pages_or_a_protocol_error(data: bytes, content_typ
     except ProtocolError:
         return
     assert all(isinstance(item.page.next_offset, str) for item in found)
+
+
+@pytest.mark.parametrize("line", [b": " + b"x" * 100, b"unknown: " + b"x" * 100, b"data: " + b"x" * 93])
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_a_line_above_the_limit_is_refused_however_it_is_cut(line: bytes, size: int) -> None:
+    """Found by fuzzing: a comment that arrived whole was let through."""
+    parser, text = SseParser(max_event=98), line + b"\n\n"
+
+    def receive_all() -> None:
+        for at in range(0, len(text), size):
+            parser.receive_data(text[at : at + size])
+
+    with pytest.raises(ProtocolError, match="above 98 bytes"):
+        receive_all()
