@@ -1,4 +1,4 @@
-"""`ds-sync serve`: one process, one port, one file, on Granian."""
+"""`ds-sync serve`: one process, one port, one file. HTTP/1.1 is served on the event loop, HTTP/2 and WebSockets by Granian behind it."""
 
 from __future__ import annotations
 
@@ -147,6 +147,50 @@ def _run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
 
 
 async def _serve(build: Callable[[], Application], engine: StorageEngine, listener: socket.socket, where: str) -> int:
+    from ds_sync.server.http1 import Http1Server
+
+    app = build()
+    host, port = listener.getsockname()[:2]
+    beyond = _listen("127.0.0.1", 0)
+    granian = _build_granian(app, beyond)
+    server = Http1Server(app, beyond=beyond.getsockname()[1])
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        try:
+            loop.add_signal_handler(number, stop.set)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+    serving = asyncio.ensure_future(granian.serve())
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await server.start(listener)
+        await _accepting(host, port)
+        await app.start()
+        shown = f"[{host}]" if ":" in host else host
+        print(f"ds-sync serving http://{shown}:{port} ({where})", flush=True)
+        await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            serving.result()
+            return 1
+        server.stop_accepting()
+        await app.drain(DRAIN_SECONDS)
+        await asyncio.sleep(FLUSH_SECONDS)
+        granian.interrupt_signal = True
+        granian.main_loop_interrupt.set()
+        await asyncio.wait((serving,), timeout=DRAIN_SECONDS)
+        return 0
+    finally:
+        stopping.cancel()
+        await server.aclose()
+        await app.aclose()
+        await engine.aclose()
+        listener.close()
+        beyond.close()
+
+
+def _build_granian(app: Application, listener: socket.socket) -> Any:
+    """Return the server for what is not HTTP/1.1; it takes the socket."""
     from granian._granian import SocketHolder
     from granian.constants import HTTPModes, Interfaces
     from granian.server.embed import Server
@@ -160,9 +204,8 @@ async def _serve(build: Callable[[], Application], engine: StorageEngine, listen
             self._sfd: Any = descriptor
             self._ssp: Any = None
 
-    app = build()
     host, port = listener.getsockname()[:2]
-    server = ListeningServer(
+    return ListeningServer(
         app,
         address=host,
         port=port,
@@ -173,35 +216,6 @@ async def _serve(build: Callable[[], Application], engine: StorageEngine, listen
         backpressure=100_000,
         log_enabled=False,
     )
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        try:
-            loop.add_signal_handler(number, stop.set)
-        except NotImplementedError:  # Windows
-            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
-    serving = asyncio.ensure_future(server.serve())
-    stopping = asyncio.ensure_future(stop.wait())
-    try:
-        await _accepting(host, port)
-        await app.start()
-        shown = f"[{host}]" if ":" in host else host
-        print(f"ds-sync serving http://{shown}:{port} ({where})", flush=True)
-        await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
-        if serving.done():
-            serving.result()
-            return 1
-        await app.drain(DRAIN_SECONDS)
-        await asyncio.sleep(FLUSH_SECONDS)
-        server.interrupt_signal = True
-        server.main_loop_interrupt.set()
-        await asyncio.wait((serving,), timeout=DRAIN_SECONDS)
-        return 0
-    finally:
-        stopping.cancel()
-        await app.aclose()
-        await engine.aclose()
-        listener.close()
 
 
 async def _accepting(host: str, port: int) -> None:

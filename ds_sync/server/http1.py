@@ -1,0 +1,308 @@
+"""HTTP/1.1 for an ASGI application, on the event loop the application lives on: no thread stands between a request and its handler.
+
+An HTTP server that lives in threads of its own costs an append more than the append itself. What is not HTTP/1.1 (HTTP/2, WebSockets) is
+handed on, byte for byte, to a server that speaks it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from email.utils import formatdate
+from typing import Any, Final, cast
+
+from ds_sync.server.http1_exchange import LINES, PENDING_BYTES, Exchange
+from ds_sync.server.http1_head import CHUNKED, HTTP2_PREFACE, MAX_HEAD, BadRequestError, ChunkedBody, Head, parse_head
+from ds_sync.server.responses import Receive, Scope, Send
+from ds_sync.server.tunnel import Tunnel
+
+log = logging.getLogger(__name__)
+
+LINGER_SECONDS: Final = 2.0
+"""How long the rest of a body that nobody wants is still read."""
+
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Http1Server:
+    """Serves an application on a listening socket. `start`, and `aclose` in the end.
+
+    Times are seconds: `idle` for a connection that asks nothing, `patience` for a request or the reading of an answer that does not
+    move; every `tick` they are looked at.
+    `beyond` is the port on this machine of the server that speaks what is not HTTP/1.1; without it that is refused.
+    """
+
+    def __init__(self, app: App, *, beyond: int | None = None, idle: float = 75.0, patience: float = 60.0, tick: float = 1.0) -> None:
+        self.app = app
+        self.beyond = beyond
+        self.connections: set[Connection] = set()
+        self.closing = False
+        self.now = time.monotonic()
+        """Of the last look at the clock; good enough for what takes minutes."""
+        self._idle = idle
+        self._tick = tick
+        self._patience = patience
+        self._server: asyncio.Server | None = None
+        self._sweeping: asyncio.Task[None] | None = None
+
+    async def start(self, listener: Any) -> None:
+        """Serve `listener`, a socket; it is closed with the server."""
+        self.read_clock()
+        self._server = await asyncio.get_running_loop().create_server(lambda: Connection(self), sock=listener, backlog=1024)
+        self._sweeping = asyncio.ensure_future(self._sweep())
+
+    def stop_accepting(self) -> None:
+        """Accept nothing more; every answer from now on is its connection's last, and who asks nothing is hung up on."""
+        self.closing = True
+        if self._server is not None:
+            self._server.close()
+        for connection in tuple(self.connections):
+            connection.hang_up_if_idle()
+
+    async def aclose(self) -> None:
+        """Hang up on everybody, after what was written."""
+        self.stop_accepting()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            await asyncio.wait((self._sweeping,))
+        for connection in tuple(self.connections):
+            connection.hang_up()
+
+    def read_clock(self) -> None:
+        """Look at the clock."""
+        self.now = time.monotonic()
+        self.date = b"date: " + formatdate(usegmt=True).encode() + b"\r\nserver: ds-sync\r\n"
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(self._tick)
+            self.read_clock()
+            for connection in tuple(self.connections):
+                connection.check(self.now, self._idle, self._patience)
+
+
+class Connection(asyncio.Protocol):
+    """One client: one request at a time, in the order they came."""
+
+    __slots__ = (
+        "_body",
+        "_buffer",
+        "_drained",
+        "_exchange",
+        "_head",
+        "_head_bytes",
+        "_left",
+        "_lingering",
+        "_since",
+        "_task",
+        "_tunnel",
+        "loop",
+        "paused",
+        "server",
+        "transport",
+    )
+
+    def __init__(self, server: Http1Server) -> None:
+        self.server = server
+        self._buffer = b""
+        self._exchange: Exchange | None = None
+        self._left = 0
+        """Bytes of the body that are still to come."""
+        self._body: ChunkedBody | None = None
+        self._head_bytes = b""
+        self._head: Head | None = None
+        """The last head: a client often sends the same one again."""
+        self.paused = False
+        """The client reads more slowly than it is written to."""
+        self._drained: asyncio.Future[None] | None = None
+        """Somebody waits until the client has read on."""
+        self._lingering = False
+        self._since = server.now
+        self._tunnel: Tunnel | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
+        self.loop = asyncio.get_running_loop()
+        self.server.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.server.connections.discard(self)
+        self.resume_writing()
+        if self._tunnel is not None:
+            self._tunnel.close()
+        if self._exchange is not None:
+            self._exchange.hang_up()
+
+    def eof_received(self) -> bool:
+        if self._lingering:
+            return False
+        if self._tunnel is not None:
+            self._tunnel.close()
+        if self._exchange is None:
+            return False
+        self._exchange.end_input()
+        return True
+
+    def data_received(self, data: bytes) -> None:
+        if self._lingering:
+            return
+        if self._tunnel is not None:
+            self._tunnel.send(data)
+            return
+        self._buffer = self._buffer + data if self._buffer else data
+        self._advance()
+
+    def pause_writing(self) -> None:
+        self.paused = True
+        self._since = self.server.now
+        if self._tunnel is not None:
+            self._tunnel.pause()
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        if self._tunnel is not None:
+            self._tunnel.resume()
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    async def drain(self) -> None:
+        """Return when so little is left unsent that more may follow."""
+        while self.paused:
+            self._drained = self.loop.create_future()
+            await self._drained
+
+    def read_on(self) -> None:
+        """Room was made: go on reading."""
+        self.transport.resume_reading()
+        self._advance()
+
+    def finish(self, exchange: Exchange) -> None:
+        """The answer is out: on to the next request."""
+        if self._exchange is not exchange:
+            return
+        if exchange.last:
+            self._linger()
+            return
+        self._exchange = None
+        self._since = self.server.now
+        if self._buffer:
+            self.read_on()
+
+    def hang_up_if_idle(self) -> None:
+        """Close, if nothing is asked."""
+        if self._exchange is None and self._tunnel is None and not self._buffer:
+            self.transport.close()
+
+    def hang_up(self) -> None:
+        """Close, after what is written."""
+        if self._tunnel is not None:
+            self._tunnel.close()
+        self.transport.close()
+
+    def check(self, now: float, idle: float, patience: float) -> None:
+        """End the connection if nothing has moved for too long."""
+        if self._tunnel is not None or self._lingering:
+            return
+        waited = now - self._since
+        if self._exchange is None and not self._buffer:
+            if waited > idle:
+                self.transport.close()
+        elif self.paused:
+            if waited > patience:
+                self.transport.abort()
+        elif (self._exchange is None or not self._exchange.complete) and waited > patience:
+            self._refuse(BadRequestError(408, "the request does not come"))
+
+    def _advance(self) -> None:
+        try:
+            while self._buffer:
+                if self._exchange is None:
+                    if not self._begin():
+                        return
+                elif not self._exchange.complete:
+                    if not self._feed(self._exchange):
+                        return
+                else:
+                    if len(self._buffer) > PENDING_BYTES:
+                        self.transport.pause_reading()
+                    return
+        except BadRequestError as error:
+            self._refuse(error)
+
+    def _begin(self) -> bool:
+        buffer = self._buffer
+        end = buffer.find(b"\r\n\r\n")
+        if end < 0 or end > MAX_HEAD:
+            if len(buffer) > MAX_HEAD:
+                raise BadRequestError(431, "the head is too long")
+            return False
+        data = buffer[:end]
+        if data == self._head_bytes and self._head is not None:
+            head = self._head
+        else:
+            if buffer.startswith(HTTP2_PREFACE):
+                self._hand_on(buffer)
+                return False
+            head = parse_head(data.lstrip(b"\r\n"))
+            if head.upgrade and self.server.beyond is not None:
+                self._hand_on(buffer)
+                return False
+            self._head_bytes, self._head = data, head
+        self._buffer = buffer[end + 4 :]
+        self._since = self.server.now
+        exchange = self._exchange = Exchange(self, head)
+        if head.length == CHUNKED:
+            self._body = ChunkedBody()
+        elif head.length == 0:
+            exchange.complete = True
+        else:
+            self._left = head.length
+            if self._buffer:
+                self._feed(exchange)
+        self._task = self.loop.create_task(exchange.run())
+        return True
+
+    def _feed(self, exchange: Exchange) -> bool:
+        buffer = self._buffer
+        if self._body is not None:
+            part, self._buffer = self._body.receive(buffer)
+            complete = self._body.done
+            if complete:
+                self._body = None
+        else:
+            part = buffer if len(buffer) <= self._left else buffer[: self._left]
+            self._buffer = buffer[len(part) :]
+            self._left -= len(part)
+            complete = not self._left
+        self._since = self.server.now
+        exchange.receive_part(part, complete=complete)
+        return complete
+
+    def _hand_on(self, data: bytes) -> None:
+        if self.server.beyond is None:
+            raise BadRequestError(505, "this is not HTTP/1.1")
+        self._buffer = b""
+        self._tunnel = Tunnel(self.transport, self.server.beyond, data)
+
+    def _refuse(self, error: BadRequestError) -> None:
+        exchange = self._exchange
+        if exchange is None or not exchange.started:
+            body = f"{error}\n".encode()
+            fields = b"content-type: text/plain\r\ncache-control: no-store\r\nx-content-type-options: nosniff\r\nconnection: close\r\n"
+            head = LINES[error.status] + fields + self.server.date + b"content-length: %d\r\n\r\n" % len(body)
+            self.transport.write(head + body)
+        if exchange is not None:
+            exchange.hang_up()
+        self._linger()
+
+    def _linger(self) -> None:
+        # Closing a socket with unread bytes resets it, and the answer may be lost on its way.
+        self._lingering = True
+        if not self._buffer and (self._exchange is None or self._exchange.complete):
+            self.transport.close()
+            return
+        self.transport.write_eof()
+        self.loop.call_later(LINGER_SECONDS, self.transport.close)

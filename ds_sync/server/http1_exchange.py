@@ -1,0 +1,210 @@
+"""One HTTP/1.1 request and its answer, as an ASGI application sees them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+from ds_sync.server.http1_head import Head
+from ds_sync.server.responses import Message
+
+if TYPE_CHECKING:
+    from ds_sync.server.http1 import Connection
+
+log = logging.getLogger(__name__)
+
+PENDING_BYTES: Final = 256 * 1024
+"""Bytes of a body, or of requests sent ahead, that are held before the connection is no longer read."""
+
+LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+"""The first lines of answers."""
+
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Exchange:
+    """One request and its answer, as the application sees them."""
+
+    __slots__ = (
+        "_bodiless",
+        "_chunked",
+        "_connection",
+        "_ended",
+        "_finished",
+        "_gone",
+        "_head",
+        "_parts",
+        "_scope",
+        "_start",
+        "_told",
+        "_waiter",
+        "_waiting_bytes",
+        "_wants_continue",
+        "complete",
+        "last",
+        "started",
+    )
+
+    def __init__(self, connection: Connection, head: Head) -> None:
+        self._connection = connection
+        self._head = head
+        self._parts: list[bytes] = []
+        self._waiting_bytes = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._start: Message | None = None
+        self._bodiless = False
+        self._chunked = False
+        self._told = False
+        """The application has the whole body."""
+        self._finished = False
+        self._gone = False
+        self._ended = False
+        """The client closed its sending side."""
+        self._wants_continue = head.expects_continue
+        self.complete = False
+        """The whole body is here."""
+        self.started = False
+        """Some of the answer is on its way."""
+        self.last = not head.keep_alive
+        """The connection ends with this answer."""
+
+    async def run(self) -> None:
+        """Have the application answer."""
+        head, connection = self._head, self._connection
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1" if head.minor else "1.0",
+            "method": head.method,
+            "scheme": "http",
+            "path": head.path,
+            "raw_path": head.raw_path,
+            "query_string": head.query,
+            "root_path": "",
+            "headers": head.headers,
+            "client": connection.transport.get_extra_info("peername"),
+            "server": connection.transport.get_extra_info("sockname"),
+        }
+        try:
+            await connection.server.app(scope, self.receive, self.send)
+        except Exception:
+            if not self._gone:
+                log.exception("%s %s failed", head.method, head.path)
+        if self._finished or self._gone:
+            return
+        if self.started or self._ended:
+            connection.transport.abort()  # the answer is cut off, and must not look whole
+        else:
+            self.last = True
+            await self.send({"type": "http.response.start", "status": 500, "headers": [(b"content-length", b"0")]})
+            await self.send({"type": "http.response.body"})
+
+    async def receive(self) -> Message:
+        """Return more of the body, or that the client is gone."""
+        while True:
+            if self._parts or (self.complete and not self._told):
+                body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+                self._parts.clear()
+                self._told = self.complete
+                if self._waiting_bytes > PENDING_BYTES:
+                    self._waiting_bytes = 0
+                    self._connection.read_on()
+                self._waiting_bytes = 0
+                return {"type": "http.request", "body": body, "more_body": not self._told}
+            if self._gone or self._finished or self._ended:
+                return {"type": "http.disconnect"}
+            if self._wants_continue and not self.complete and not self.started:
+                self._wants_continue = False
+                self._connection.transport.write(_CONTINUE)
+            self._waiter = self._connection.loop.create_future()
+            await self._waiter
+
+    async def send(self, message: Message) -> None:
+        """Send some of the answer; return when more of it may follow."""
+        if self._gone or self._finished:
+            return
+        if message["type"] == "http.response.start":
+            self._start = message
+            return
+        body: bytes = message.get("body", b"")
+        more: bool = message.get("more_body", False)
+        if not more and not self.complete:
+            self.last = True
+        if self._start is not None:
+            data = self._begin_answer(self._start, body, more=more)
+            self._start = None
+        elif self._bodiless:
+            data = b""
+        elif self._chunked:
+            data = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            if not more:
+                data += b"0\r\n\r\n"
+        else:
+            data = body
+        connection = self._connection
+        if data:
+            connection.transport.write(data)
+        if not more:
+            self._finished = True
+            self._wake()
+            connection.finish(self)
+        elif connection.paused:
+            await connection.drain()
+
+    def receive_part(self, data: bytes, *, complete: bool) -> None:
+        """Take some of the body."""
+        self.complete = complete
+        if data:
+            self._parts.append(data)
+            self._waiting_bytes += len(data)
+            if self._waiting_bytes > PENDING_BYTES:
+                self._connection.transport.pause_reading()
+        self._wake()
+
+    def end_input(self) -> None:
+        """The client sends nothing more. It may still want an answer that is on its way; who waits for it is told that it is gone."""
+        self._ended = True
+        self.last = True
+        self._wake()
+
+    def hang_up(self) -> None:
+        """Nobody is there any more."""
+        self._gone = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _begin_answer(self, start: Message, body: bytes, *, more: bool) -> bytes:
+        self.started = True
+        status: int = start["status"]
+        fields: list[tuple[bytes, bytes]] = start.get("headers", [])
+        text = b"".join([b"%b: %b\r\n" % field for field in fields])
+        if text.count(b"\n") != len(fields):
+            raise AssertionError("a header of an answer holds a line break")
+        line = LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+        head = line + text
+        end = self._connection.server.date
+        self._bodiless = status in (204, 304) or self._head.method == "HEAD"
+        if b"\r\ncontent-length: " not in head and status not in (204, 304):
+            if not more:
+                end += b"content-length: %d\r\n" % len(body)
+            elif self._head.minor:
+                self._chunked = True
+                end += b"transfer-encoding: chunked\r\n"
+            else:
+                self.last = True
+        if self._connection.server.closing:
+            self.last = True
+        if self.last:
+            end += b"connection: close\r\n"
+        elif not self._head.minor:
+            end += b"connection: keep-alive\r\n"
+        if self._bodiless:
+            body = b""
+        elif self._chunked:
+            body = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+        return b"%b%b\r\n%b" % (head, end, body)
