@@ -17,7 +17,7 @@ from ds_sync.testing.server_process import ServerProcess
 
 pytestmark = pytest.mark.kills
 
-KILLS = 6
+KILLS = 5
 STREAMS = ("events/a", "events/b", "events/c")
 LEASE_MS = 1000
 
@@ -122,7 +122,7 @@ def test_no_wake_is_lost_and_no_generation_is_leased_twice(tmp_path: Path) -> No
                 assert ask(server, "POST", rng.choice(STREAMS), [number])[0] == 204
                 killer.start()
                 while not receiver.killed.is_set():
-                    work(server, leases, finish=rng.random() < 0.8)
+                    work(server, leases, finish=rng.random() < 0.9)
                     if number % 4 == 3:
                         ask(server, "POST", rng.choice(STREAMS), [number])
             except (OSError, HTTPException):
