@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -16,13 +17,14 @@ from ds_sync.replica.local import LocalDocument
 from ds_sync.replica.session import Session
 from ds_sync.replica.store import LocalStore
 from ds_sync.server.engines import sqlite
-from ds_sync.testing.simulator import text
+from ds_sync.testing.simulator import Scenario, draw_backups, draw_interruptions, draw_power_cuts, text
 from ds_sync.testing.simulator.device import Device
 from ds_sync.testing.simulator.loop import OWNER
 from ds_sync.testing.simulator.replica import ReplicaProcess
 from ds_sync.testing.simulator.text import TextAdapter, TextDoc, encode
 
 Break = Callable[[pytest.MonkeyPatch], None]
+Draw = Callable[[random.Random], Scenario] | None
 
 
 def believe_204(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,30 +233,36 @@ def send_half_a_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "_refuse_open_transaction", lambda doc: None)
 
 
-BREAKS: dict[str, tuple[Break, frozenset[str]]] = {
-    function.__name__: (function, frozenset(laws))
-    for function, laws in (
-        (believe_204, {"an edit that returned is in the stream"}),
-        (forget_numbers, {"one number, one body"}),
-        (seal_in_memory, {"one number, one body"}),
-        (ignore_the_check_in_offsets, {"a divergence is noticed"}),
-        (store_the_checkpoint_first, {"the checkpoint is not ahead of the data"}),
-        (forget_unsaved_edits, {"the stream has what a replica has"}),
-        (leave_waiting_updates_out_of_snapshots, {"the checkpoint is not ahead of the data"}),
-        (heal_by_version_only, {"the stream has what a replica has", "an edit that returned is in the stream"}),
-        (keep_the_client_id, {"replicas equal a plain document"}),
-        (empty_the_outbox_too_early, {"an edit that returned is in the file"}),
-        (acknowledge_before_the_commit, {"no healing without a cause"}),
-        (accept_repetitions, {"each batch stands once"}),
-        (send_under_new_numbers, {"each batch stands once"}),
-        (seal_without_fsync, {"what was sealed stays sealed", "one number, one body"}),
-        (ignore_power_safe, {"an edit that returned is in the file"}),
-        (serve_without_fsync, {"no healing without a cause"}),
-        (skip_bad_updates_in_silence, {"what can't be used is quarantined"}),
-        (store_unsaved_edits_with_a_refused_page, {"the stream has what a replica has"}),
-        (let_one_document_stop_all, {"everything is synced in the end"}),
-        (believe_answers_that_nobody_can_see_any_more, {"an edit that returned is in the stream", "the stream has what a replica has"}),
-        (send_half_a_transaction, {"the stream has what a replica has", "an edit that returned is in the stream"}),
+BREAKS: dict[str, tuple[Break, frozenset[str], Draw]] = {
+    function.__name__: (function, frozenset(laws), draw)
+    for function, laws, draw in (
+        (believe_204, {"an edit that returned is in the stream", "what has left the outbox is in the stream"}, None),
+        (forget_numbers, {"one number, one body"}, None),
+        (seal_in_memory, {"one number, one body"}, None),
+        (ignore_the_check_in_offsets, {"a divergence is noticed"}, draw_backups),
+        (store_the_checkpoint_first, {"the checkpoint is not ahead of the data"}, None),
+        (forget_unsaved_edits, {"the stream has what a replica has"}, None),
+        (leave_waiting_updates_out_of_snapshots, {"the checkpoint is not ahead of the data"}, None),
+        (heal_by_version_only, {"the stream has what a replica has", "an edit that returned is in the stream"}, draw_backups),
+        (keep_the_client_id, {"replicas equal a plain document"}, None),
+        (empty_the_outbox_too_early, {"an edit that returned is in the file"}, None),
+        (acknowledge_before_the_commit, {"no healing without a cause"}, None),
+        (accept_repetitions, {"each batch stands once"}, None),
+        (send_under_new_numbers, {"each batch stands once"}, None),
+        (seal_without_fsync, {"what was sealed stays sealed", "one number, one body"}, draw_power_cuts),
+        (ignore_power_safe, {"an edit that returned is in the file"}, draw_power_cuts),
+        (serve_without_fsync, {"no healing without a cause"}, draw_power_cuts),
+        (skip_bad_updates_in_silence, {"what can't be used is quarantined"}, draw_interruptions),
+        (store_unsaved_edits_with_a_refused_page, {"the stream has what a replica has"}, draw_interruptions),
+        (let_one_document_stop_all, {"everything is synced in the end"}, None),
+        (
+            believe_answers_that_nobody_can_see_any_more,
+            {"an edit that returned is in the stream", "the stream has what a replica has"},
+            draw_backups,
+        ),
+        (send_half_a_transaction, {"the stream has what a replica has", "an edit that returned is in the stream"}, draw_interruptions),
     )
 }
-"""What is switched off, and the laws of which one must be found broken."""
+"""What is switched off, the laws of which one must be found broken, and what is drawn to find it (None: what any seed draws). What needs
+rare things to meet is not looked for in every kind of run.
+"""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ds_sync.testing.simulator import draw_backups, run_seed
+from ds_sync.testing.simulator import run_seed
 
 SEEDS = 150
 """At most; without the break none of them fails (test_world.py)."""
@@ -24,16 +24,14 @@ def load_breaks() -> dict[str, Any]:
 
 
 BREAKS = load_breaks()
-ONLY_WITH_BACKUPS = {"ignore_the_check_in_offsets", "heal_by_version_only"}
-"""Not found in 150 to 200 drawn seeds: these two need a server that is set back at the right moment."""
 
 
 @pytest.mark.parametrize("name", BREAKS)
 def test_a_protection_that_is_switched_off_is_missed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    switch_off, laws = BREAKS[name]
+    switch_off, laws, draw = BREAKS[name]
     switch_off(monkeypatch)
     for seed in range(SEEDS):
-        scenario = draw_backups(random.Random(seed)) if name in ONLY_WITH_BACKUPS else None
+        scenario = None if draw is None else draw(random.Random(seed))
         if laws & {violation.law for violation in run_seed(seed, scenario=scenario).violations}:
             return
     pytest.fail(f"{SEEDS} seeds passed")

@@ -136,7 +136,13 @@ def draw_steps(random: random.Random, count: int, events: tuple[str, ...]) -> tu
 def draw_backups(random: random.Random) -> Scenario:
     """Return a scenario in which little happens but that the server is set back, again and again."""
     events = ("edit", "burst", "rest", "network", "network", *["set back"] * 8)
-    return replace(draw_scenario(random), devices=3, documents=1, steps=draw_steps(random, 40, events), weather=Weather())
+    return replace(
+        draw_scenario(random),
+        devices=3,
+        documents=1,
+        steps=draw_steps(random, 40, events),
+        weather=Weather(latency=random.choice((0.02, 0.5))),
+    )
 
 
 def draw_foreign(random: random.Random) -> Scenario:
@@ -151,6 +157,14 @@ def draw_endings(random: random.Random) -> Scenario:
     events = ("edit", "rest", "network", *["delete"] * 30, *["newcomer"] * 30)
     weather = Weather(latency=random.choice((0.02, 0.3)), late=0.4)
     return replace(draw_scenario(random), devices=2, documents=1, steps=draw_steps(random, 40, events), weather=weather)
+
+
+def draw_interruptions(random: random.Random) -> Scenario:
+    """Return a scenario in which transactions are open, disks full and updates unreadable while processes die."""
+    events = ("edit", "burst", "rest", "network", *["transact"] * 6, *["kill"] * 2, *["full"] * 4, *["garbage"] * 6)
+    drawn = draw_scenario(random)
+    tuning = replace(drawn.tuning, compact_after=150, merge_rows=2)
+    return replace(drawn, devices=2, documents=1, steps=draw_steps(random, 40, events), weather=Weather(latency=0.3), tuning=tuning)
 
 
 def draw_power_cuts(random: random.Random) -> Scenario:
