@@ -81,6 +81,9 @@ class ForeignLedger(Ledger):
     def chain(self, offset: str) -> list[str]:
         return []
 
+    def frames_between(self, first: str, last: str) -> list[bytes]:
+        return self.frames(last)[len(self.frames(first)) :]
+
     def frames(self, offset: str) -> list[bytes]:
         name, _, position = offset.partition("_")
         for path, stream in self.streams.items():

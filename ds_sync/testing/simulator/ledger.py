@@ -33,6 +33,17 @@ class Ledger:
             offset = entry[0]
         return found[::-1]
 
+    def frames_between(self, first: str, last: str) -> list[bytes] | None:
+        """Return the payloads between two offsets; None if the history of `last` does not go through `first`."""
+        found: list[bytes] = []
+        while last != first:
+            entry = self._entries.get(last)
+            if entry is None:
+                return None if first in self._entries else found[::-1]
+            last, record = entry
+            found += reversed(parse_frames(record).payloads)
+        return found[::-1]
+
     def frames(self, offset: str) -> list[bytes]:
         """Return the payloads of everything that stands before `offset`."""
         return [payload for place in self.chain(offset) for payload in parse_frames(self._entries[place][1]).payloads]
