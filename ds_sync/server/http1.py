@@ -98,6 +98,8 @@ class Connection(asyncio.Protocol):
         "_since",
         "_task",
         "_tunnel",
+        "client",
+        "endpoint",
         "loop",
         "paused",
         "server",
@@ -126,6 +128,9 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
         self.loop = asyncio.get_running_loop()
+        # Asked for once: uvloop asks the kernel each time.
+        self.client = transport.get_extra_info("peername")
+        self.endpoint = transport.get_extra_info("sockname")
         self.server.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -84,8 +84,8 @@ class Exchange:
             "query_string": head.query,
             "root_path": "",
             "headers": head.headers,
-            "client": connection.transport.get_extra_info("peername"),
-            "server": connection.transport.get_extra_info("sockname"),
+            "client": connection.client,
+            "server": connection.endpoint,
         }
         try:
             await connection.server.app(scope, self.receive, self.send)
