@@ -144,8 +144,8 @@ def acknowledge_before_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def accept_repetitions(monkeypatch: pytest.MonkeyPatch) -> None:
-    def decide(known: ProducerState | None, stamp: Any, body: bytes) -> ProducerState | None:
-        found = decide_producer(known, stamp, body)
+    def decide(known: ProducerState | None, stamp: Any, body: bytes, *, rescue: bool = False) -> ProducerState | None:
+        found = decide_producer(known, stamp, body, rescue=rescue)
         return known if found is None else found
 
     monkeypatch.setattr(decisions, "decide_producer", decide)
