@@ -125,4 +125,16 @@ def make_request(rng: random.Random) -> bytes:
     query = "&".join(f"{name}={rng.choice(QUERY[name])}" for name in asked)
     if rng.random() < 0.4:
         query = query and f"offset={rng.choice(OFFSETS[:3])}"
-    return build_request(method, path + (f"?{query}" if query else ""), headers, rng.choice(BODIES), length=rng.random() < 0.97)
+    target, body = path + (f"?{query}" if query else ""), rng.choice(BODIES)
+    if rng.random() < 0.15:
+        return build_request(method, target, headers | {"Transfer-Encoding": "chunked"}, chunk(rng, body))
+    return build_request(method, target, headers, body, length=rng.random() < 0.97)
+
+
+def chunk(rng: random.Random, body: bytes) -> bytes:
+    """Spell a body in chunks (RFC 9112 section 7.1), with an extension and a trailer at times."""
+    spelled, size = b"", rng.choice((1, 3, 1000))
+    for at in range(0, len(body[:50]) if size == 1 else len(body), size):
+        part = body[at : at + size]
+        spelled += b"%x%s\r\n%s\r\n" % (len(part), rng.choice((b"", b"", b";x=y")), part)
+    return spelled + b"0\r\n" + rng.choice((b"", b"", b"Trailer: x\r\n")) + b"\r\n"

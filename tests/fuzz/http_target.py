@@ -21,7 +21,7 @@ from mutator import mutate
 from ds_sync.testing.server_process import ServerProcess
 
 ALLOWED_5XX = {501, 503, 505, 507}
-"""501 and 505 are the HTTP library's, for a transfer coding or a version it does not know: they say what the client did."""
+"""501 and 505 are for a transfer coding or a version of HTTP that is not known: they say what the client did."""
 
 GROWTH_LIMIT = 400 * 1024 * 1024
 """Bytes of memory a server may take in one life, what the fuzzer stored included."""
@@ -172,13 +172,28 @@ def exchange(port: int, data: bytes) -> list[int]:
                 if time.monotonic() > until:
                     raise Finding("a hang: the answer does not end")
                 if _is_whole(received, head=data.startswith(b"HEAD")):
-                    break
+                    return _statuses(received + _read_more(connection, data))
                 connection.settimeout(HANG_SECONDS)
                 part = connection.recv(1 << 20)
         except TimeoutError:
             raise Finding(f"a hang: neither an answer nor a hang-up after {HANG_SECONDS} s; received {received[:200]!r}") from None
         except ConnectionError:
             pass  # its right
+    return _statuses(received)
+
+
+def _read_more(connection: socket.socket, data: bytes) -> bytes:
+    """Return what comes at once after a whole answer, if there was more than one request."""
+    more = b""
+    if data.count(b" HTTP/1.1\r\n") > 1:
+        connection.settimeout(ANSWER_SECONDS)
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            while len(more) < 1 << 20 and (part := connection.recv(1 << 16)):
+                more += part
+    return more
+
+
+def _statuses(received: bytes) -> list[int]:
     return [int(status) for status in _STATUS.findall(received)] if received.startswith(b"HTTP/1.") else []
 
 
