@@ -37,6 +37,14 @@ class Attendance:
         """Return those that say more than is known."""
         return [word for word in words if self._is_news(word)]
 
+    def select_stale(self, words: Iterable[Word]) -> list[Word]:
+        """Return that those are gone of whom `words` say that they are there, as if nothing had happened.
+
+        A client that comes back says its old word, which nobody takes. When it hears that it is gone, it counts on and says that it is not.
+        """
+        entries = [self._entries.get(word.client) for word in words if word.state is not None and not self._is_news(word)]
+        return [entry.word for entry in entries if entry is not None and entry.word.state is None]
+
     def claim(self, speaker: object, words: Iterable[Word], *, first: bool) -> None:
         """Note for whom `speaker` speaks: for clients nobody knew, and with its `first` words for whomever it names.
 

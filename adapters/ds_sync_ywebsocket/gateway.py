@@ -48,6 +48,8 @@ class YWebsocketGateway:
                 log.error("%s: a conversation failed", scope["path"], exc_info=talking.exception())
                 connection.close(FAILED, "the server failed")
             if connection.closing:
+                talking.cancel()  # Granian sends no close frame while somebody waits for a message
+                await asyncio.wait((talking,))
                 await connection.say_goodbye(pumping)
         except (OSError, RuntimeError) as error:  # what HTTP servers raise for a client that is gone differs
             log.debug("%s: the client is gone: %s", scope["path"], error)

@@ -16,7 +16,7 @@ from ds_sync_yjs import YjsAdapter
 from ds_sync_yjs.updates import join_updates, require_update
 
 from ds_sync.crdt import Word
-from ds_sync.exceptions import DsSyncError, GoneError, InvalidUpdateError, NotFoundError, ResponseError, StoreError
+from ds_sync.exceptions import ConflictError, DsSyncError, GoneError, InvalidUpdateError, NotFoundError, StoreError
 from ds_sync.server.gateway import Doorway, Mark, SharedDocument
 from ds_sync_ywebsocket import messages
 from ds_sync_ywebsocket.attendance import Attendance
@@ -162,6 +162,9 @@ class Room:
             raise InvalidUpdateError(f"a presence update of {len(update)} bytes")
         words = self._words.decode(update)
         self._attendance.claim(connection, words, first=not connection.answered)
+        stale = self._attendance.select_stale(words)
+        if stale:
+            connection.post(messages.build_presence(self._words.encode(stale)))
         news = self._attendance.select_news(words)
         if news:
             await self._document.say(self._encode(news))
@@ -220,11 +223,12 @@ class Room:
             after = await self._document.append(updates, mark)
         except (NotFoundError, GoneError):
             raise
-        except (ResponseError, StoreError) as error:
+        except (ConflictError, StoreError) as error:
             # Nothing is stored, and nobody else is concerned. Who wrote it still has it, and brings it along when it comes back.
             log.warning("%s: %d updates could not be stored: %s", self.path, len(updates), error)
+            code = CLOSE_CODES + error.status if isinstance(error, ConflictError) else COME_BACK
             for sender in senders:
-                sender.close(COME_BACK, "this can't be stored now")
+                sender.close(code, "this can't be stored")
             return mark
         finally:
             self._room_to_wait.set()

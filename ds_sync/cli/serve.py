@@ -17,6 +17,7 @@ import click
 from ds_sync.exceptions import StoreError
 from ds_sync.server.app import Application, create_app
 from ds_sync.server.engines.base import StorageEngine
+from ds_sync.server.gateway import MAX_FRAME
 from ds_sync.server.webhook_targets import TargetPolicy
 
 DRAIN_SECONDS = 10.0
@@ -49,6 +50,13 @@ FLUSH_SECONDS = 0.1
     type=click.IntRange(0),
     help="Bytes by which a document's log grows until it gets a snapshot; 0: none are made.",
 )
+@click.option(
+    "--max-frame",
+    default=MAX_FRAME,
+    show_default=True,
+    type=click.IntRange(1024, MAX_FRAME),
+    help="Bytes one message of a WebSocket client may have.",
+)
 @click.option("--allow-http-webhooks", is_flag=True, help="Let webhooks go to this machine, and by plain http: for development.")
 @click.option(
     "--allow-webhook", multiple=True, metavar="HOST", help="A host or network (10.1.0.0/16) webhooks may go to wherever it is. Repeatable."
@@ -63,6 +71,7 @@ def serve(
     max_body: int,
     retain_bytes: int | None,
     compact_after: int,
+    max_frame: int,
     allow_http_webhooks: bool,
     allow_webhook: tuple[str, ...],
     public_url: str | None,
@@ -99,6 +108,7 @@ def serve(
         webhook_targets=policy,
         public_url=public_url,
         compact_after=compact_after or None,
+        max_frame=max_frame,
     )
     try:
         code = _run(lambda: _serve(build, engine, listener, where))

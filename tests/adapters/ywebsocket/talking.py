@@ -135,8 +135,10 @@ class House:
         await client.synced()
         return client
 
-    async def ask(self, method: str, path: str, body: bytes = b"") -> tuple[int, dict[str, str], bytes]:
-        fields = {"content-type": "application/octet-stream"} if body else {}
+    async def ask(
+        self, method: str, path: str, body: bytes = b"", *, type: str = "application/octet-stream"
+    ) -> tuple[int, dict[str, str], bytes]:
+        fields = {"content-type": type} if method in ("PUT", "POST") else {}
         answer = await self._http.request(method, f"http://example.org{path}", headers=fields, body=body, timeout=SECONDS)
         return answer.status, dict(answer.headers), answer.body
 

@@ -286,6 +286,17 @@ async def test_a_full_disk_sends_the_writer_away_and_nobody_else(open_house: Ope
     await bob.see("ab")
 
 
+async def test_a_stream_of_that_name_that_is_no_document_is_not_written_to(house: House) -> None:
+    path = "/v1/stream/yjs/default/docs/room/.updates"
+    assert (await house.ask("PUT", path, type="text/plain"))[0] == 201
+    ann, bob = await house.join(), await house.join()
+    ann.edit("a")
+    await ann.wait(lambda client: client.closed is not None)
+    assert ann.closed == (4409, "this can't be stored")
+    assert bob.closed is None
+    assert (await house.ask("GET", f"{path}?offset=-1"))[2] == b""
+
+
 async def test_a_document_that_is_deleted_says_so_and_may_be_made_again(house: House) -> None:
     ann = await house.join()
     ann.edit("old")

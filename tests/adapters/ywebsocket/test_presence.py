@@ -79,6 +79,19 @@ async def test_a_client_that_comes_back_before_its_old_connection_ends_stays(hou
     await bob.wait(lambda client: client.words[1].state is None)
 
 
+async def test_a_client_that_comes_back_is_told_that_it_was_gone(house: House) -> None:
+    old, bob = await house.join(), await house.join()
+    old.say(1, 2, "here")
+    await bob.wait(lambda client: 1 in client.words)
+    await old.hang_up()
+    await bob.wait(lambda client: client.words[1] == Word(1, 3, None))
+    new = house.connect()
+    new.say(1, 2, "here")
+    await new.wait(lambda client: client.words.get(1) == Word(1, 3, None))
+    new.say(1, 4, "here")  # which is what y-protocols does then
+    await bob.wait(lambda client: client.words[1] == Word(1, 4, "here"))
+
+
 async def test_asking_for_presence_is_answered(house: House) -> None:
     ann, bob = await house.join(), await house.join()
     ann.say(1, 1, "here")
