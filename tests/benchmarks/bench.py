@@ -36,6 +36,10 @@ SMALL: Mapping[str, Any] = {"seconds": 0.2, "size": 1_000_000, "connections": 10
 """What --quick makes of jobs that are larger."""
 
 
+WARM_UP_SECONDS = 0.6
+"""How long every server is put under load before its first round."""
+
+
 class FailedError(Exception):
     """Something went wrong that is no matter of speed: a wrong answer, a lost append, a server that died."""
 
@@ -82,6 +86,11 @@ def measure(measurement: Measurement, folder: Path, node: str | None, *, rounds:
         if prepare:
             for server in servers:
                 run_load(server, {**prepare, "path": f"/v1/stream/{measurement.key}"})
+        if not measurement.once and not quick:
+            # JavaScript is compiled while it runs: the first second of a server says little about the next.
+            warming = {**job, "seconds": min(job["seconds"], WARM_UP_SECONDS)}
+            for server in servers:
+                run_load(server, {**warming, "path": f"/v1/stream/{measurement.key}" + ("" if prepare else "/warm")})
         for number in range(1 if measurement.once else rounds):
             path = f"/v1/stream/{measurement.key}" + ("" if prepare else f"/{number}")
             for server in servers:
@@ -200,7 +209,7 @@ def main() -> int:
         facts = (
             f"Measured on {datetime.now(UTC):%Y-%m-%d}: {facts} The load generator alone, against a server that does nothing: {rate:,.0f} "
             f"requests/s with {share:.0%} of a core. Medians of {rounds} alternating rounds, in brackets the range; ratios are taken "
-            "round by round."
+            "round by round. Every server was warmed up."
         )
         print(facts, flush=True)
         if options.quick:
