@@ -178,7 +178,7 @@ class Server:
         )
 
     def trim(self, url: str, tail: str) -> None:
-        """Keep nothing that stands before `tail`. Somebody before the server answers 410 with the code: at any moment, whatever its limits."""
+        """Keep nothing that stands before `tail`. Somebody before the server answers 410 with the code."""
         self.trimmed[url] = frozenset((*self.ledger.chain(tail)[:-1], str(BEGINNING), f"{0:016}_{0:016}"))
 
     def open(self, method: str, url: str, headers: Mapping[str, str], body: bytes, *, missing: int = 0) -> Call:
