@@ -14,7 +14,7 @@ import difflib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Final
@@ -176,9 +176,16 @@ def describe_fields(kind: type) -> str:
 
 def show_commands() -> str:
     """Return the help of every command."""
-    context = click.Context(cli)
-    helps = [("ds-sync", ["--help"]), *((f"ds-sync {name}", [name, "--help"]) for name in cli.list_commands(context))]
-    return "\n".join(f"## {title}\n\n```text\n{_help(arguments)}```\n" for title, arguments in helps)
+    return "\n".join(f"## {' '.join(('ds-sync', *path))}\n\n```text\n{_help([*path, '--help'])}```\n" for path in _commands(cli))
+
+
+def _commands(command: click.Command, *path: str) -> Iterator[Sequence[str]]:
+    yield path
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            if (found := command.get_command(context, name)) is not None:
+                yield from _commands(found, *path, name)
 
 
 PARTS: Final[Mapping[str, Callable[[], str]]] = {

@@ -128,6 +128,20 @@ def parse_append(response: Response, *, producer: bool) -> AppendResult:
     )
 
 
+def parse_paths(response: Response) -> tuple[list[str], str | None]:
+    """Return the paths that a server lists, and after which to ask for more. Raises ProtocolError."""
+    try:
+        fields = json.loads(response.body)
+        paths, following = fields["streams"], fields["next"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise ProtocolError("the answer is no list of streams") from None
+    known = isinstance(paths, list) and all(isinstance(path, str) for path in paths)
+    # Whoever is told to go on from where it was would ask for ever.
+    if not known or not (following is None or (isinstance(following, str) and paths and following == paths[-1])):
+        raise ProtocolError("the answer is no list of streams")
+    return paths, following
+
+
 def _read_integer(text: str | None) -> int | None:
     try:
         return None if text is None else h.parse_integer(text.strip(), "")

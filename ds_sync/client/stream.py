@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -241,6 +241,20 @@ class StreamClient:
     async def delete(self) -> None:
         """Delete the stream (section 5.4). Raises NotFoundError if there was none."""
         await self._call("DELETE")
+
+    async def list_paths(self, pattern: str = "**") -> AsyncIterator[str]:
+        """Yield the paths of a server's living streams, sorted; the client's URL is then the server's `/v1/stream/__ds/streams`.
+
+        `pattern`: `*` is any run of characters but "/", `**` any run. No part of the protocol: other servers answer NotFoundError.
+        """
+        query = {"pattern": pattern}
+        while True:
+            paths, following = answers.parse_paths(await self._call("GET", query=query))
+            for path in paths:
+                yield path
+            if following is None:
+                return
+            query["after"] = following
 
     async def aclose(self) -> None:
         """Close the connections, unless the transport is somebody else's."""

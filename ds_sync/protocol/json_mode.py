@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from json.decoder import JSONDecodeError
 from typing import Final, NoReturn
 
-from ds_sync.exceptions import InvalidRequestError
+from ds_sync.exceptions import InvalidRequestError, ProtocolError
 
 JSON_MEDIA_TYPE: Final = "application/json"
 
@@ -56,6 +56,27 @@ def parse_json_body(body: bytes) -> bytes:
 def build_json_page(records: Sequence[bytes]) -> bytes:
     """Return the array that holds the messages of `records`, in order."""
     return b"[" + b",".join(records) + b"]"
+
+
+def split_json_page(page: bytes) -> list[str]:
+    """Return the messages of a page, each spelled as it is stored. Raises ProtocolError for a page that is no JSON array."""
+    messages: list[str] = []
+    try:
+        text = page.decode("utf-8").strip(_WHITESPACE) or "[]"
+        at, follows = _skip_whitespace(text, 1), text[:1] == "["
+        if text[at:] == "]":
+            return messages
+        while follows:
+            _, end = _DECODER.raw_decode(text, at)
+            messages.append(text[at:end])
+            at = _skip_whitespace(text, end)
+            follows = text[at : at + 1] == ","
+            at = _skip_whitespace(text, at + 1) if follows else at
+    except (RecursionError, ValueError):
+        raise ProtocolError("the page is not JSON") from None
+    if text[at:] != "]":
+        raise ProtocolError("the page is not a JSON array")
+    return messages
 
 
 def take_messages(record: bytes, count: int) -> bytes | None:
