@@ -18,6 +18,9 @@ log = logging.getLogger(__name__)
 PENDING_BYTES: Final = 256 * 1024
 """Bytes of a body, or of requests sent ahead, that are held before the connection is no longer read."""
 
+COPIED_BYTES: Final = 64 * 1024
+"""A larger body is sent behind its head, not copied to it."""
+
 LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 """The first lines of answers."""
 
@@ -135,6 +138,9 @@ class Exchange:
         if self._start is not None:
             data = self._begin_answer(self._start, body, more=more)
             self._start = None
+            if len(body) > COPIED_BYTES and not self._bodiless and not self._chunked:
+                self._connection.transport.write(data)
+                data = body
         elif self._bodiless:
             data = b""
         elif self._chunked:
@@ -179,6 +185,7 @@ class Exchange:
             self._waiter.set_result(None)
 
     def _begin_answer(self, start: Message, body: bytes, *, more: bool) -> bytes:
+        """Return the head, and the first of the body unless that is better sent by itself."""
         self.started = True
         status: int = start["status"]
         fields: list[tuple[bytes, bytes]] = start.get("headers", [])
@@ -207,4 +214,6 @@ class Exchange:
             body = b""
         elif self._chunked:
             body = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+        elif len(body) > COPIED_BYTES:
+            body = b""
         return b"%b%b\r\n%b" % (head, end, body)

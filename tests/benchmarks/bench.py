@@ -25,7 +25,7 @@ from typing import Any
 
 from report import Figures, build_table, draw_bars, judge, write_part
 from rows import MEASUREMENTS, REPLICA_LINES, Line, Measurement
-from servers import FILES, FSYNCS, HERE, MEMORY, OURS, Running, serving, serving_nothing
+from servers import FILES, FSYNCS, HERE, MEMORY, OURS, OURS_MEMORY, Running, serving, serving_nothing
 
 from ds_sync import __version__
 
@@ -76,7 +76,7 @@ def shrink(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def measure(measurement: Measurement, folder: Path, node: str | None, *, rounds: int, quick: bool) -> dict[str, list[dict[str, Any]]]:
-    """Return the results of all rounds by server."""
+    """Return the results of all rounds by server; none for one of the others that failed. Raises FailedError if ours does."""
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in measurement.servers}
     job, prepare = dict(measurement.job), dict(measurement.prepare)
     if quick:
@@ -89,13 +89,29 @@ def measure(measurement: Measurement, folder: Path, node: str | None, *, rounds:
         if not measurement.once and not quick:
             # JavaScript is compiled while it runs: the first second of a server says little about the next.
             warming = {**job, "seconds": min(job["seconds"], WARM_UP_SECONDS)}
-            for server in servers:
-                run_load(server, {**warming, "path": f"/v1/stream/{measurement.key}" + ("" if prepare else "/warm")})
+            warm = f"/v1/stream/{measurement.key}" + ("" if prepare else "/warm")
+            servers = [server for server in servers if try_load(server, {**warming, "path": warm}) is not None]
         for number in range(1 if measurement.once else rounds):
             path = f"/v1/stream/{measurement.key}" + ("" if prepare else f"/{number}")
-            for server in servers:
-                results[server.name].append(run_load(server, {**job, "path": path}))
+            for server in tuple(servers):
+                result = try_load(server, {**job, "path": path})
+                if result is None:
+                    servers.remove(server)
+                    results[server.name].clear()
+                else:
+                    results[server.name].append(result)
     return results
+
+
+def try_load(server: Running, job: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Put one server under load. Another's failure is told, and None; ours is an error. Raises FailedError."""
+    try:
+        return run_load(server, job)
+    except FailedError as error:
+        if server.name in (OURS, OURS_MEMORY):
+            raise
+        print(f"    failed, and left out here: {str(error).splitlines()[0]} ... {str(error).splitlines()[-1]}", flush=True)
+        return None
 
 
 def pick(line: Line, results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figures:
@@ -247,6 +263,9 @@ def show(line: Line, figures: Figures, results: Mapping[str, Sequence[Mapping[st
     """Print a line while the run goes on."""
     print(f"{line.what} ({line.unit})", flush=True)
     for server, values in figures.items():
+        if not values:
+            print(f"    {server:18} failed", flush=True)
+            continue
         cpu = f"  server {median(r['server_cpu'] for r in results[server]) * 1e6:.0f} µs of processor each" if server in results else ""
         print(f"    {server:18} {median(values):12,.2f} ({min(values):,.2f} to {max(values):,.2f}){cpu}", flush=True)
     for words, met in judge(line, figures):

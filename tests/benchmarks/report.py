@@ -12,7 +12,7 @@ from rows import Line
 from servers import FILES, FSYNCS, MEMORY, OURS
 
 Figures = Mapping[str, Sequence[float]]
-"""By server: one figure a round, in the line's unit."""
+"""By server: one figure a round, in the line's unit; none if the server failed."""
 
 BEGIN, END = "<!-- bench -->\n", "<!-- /bench -->"
 
@@ -25,9 +25,11 @@ def ratios(figures: Figures, against: str) -> list[float]:
 
 
 def judge(line: Line, figures: Figures) -> list[tuple[str, bool]]:
-    """Return each bar of the line as words, and whether the median meets it."""
+    """Return each bar of the line as words, and whether the median meets it; a server that failed sets no bar."""
     verdicts = []
     for bar in line.bars:
+        if bar.against is not None and not figures[bar.against]:
+            continue
         value = median(figures[OURS]) if bar.against is None else median(ratios(figures, bar.against))
         met = value >= bar.factor if line.higher else value <= bar.factor
         verdicts.append((bar.spell(higher=line.higher), met))
@@ -43,7 +45,7 @@ def build_table(lines: Sequence[tuple[Line, Figures]]) -> str:
     for line, figures in lines:
         cells = [line.what, line.unit]
         cells += [_spell(figures[server]) if server in figures else "" for server in (OURS, FILES, MEMORY)]
-        cells += [_spell(ratios(figures, server), 2) if server in figures else "" for server in (FILES, MEMORY)]
+        cells += [_spell(ratios(figures, server), 2) if figures.get(server) else "" for server in (FILES, MEMORY)]
         cells.append(", ".join(server for server in figures if FSYNCS[server]))
         cells.append("; ".join(f"{words}: {'met' if met else '**missed**'}" for words, met in judge(line, figures)))
         rows.append(f"| {' | '.join(cells)} |")
@@ -60,6 +62,8 @@ def draw_bars(title: str, unit: str, lines: Sequence[tuple[Line, Figures]]) -> s
     for line, figures in lines:
         parts.append(f'<text x="{label - 8}" y="{y + bar * len(figures) / 2 + 4:.0f}" text-anchor="end">{escape(line.what)}</text>')
         for server, values in figures.items():
+            if not values:
+                continue
             middle = median(values)
             parts.append(f'<rect x="{label}" y="{y}" width="{max(middle * scale, 1):.1f}" height="{bar - 2}" fill="{COLOURS[server]}"/>')
             least, most = label + min(values) * scale, label + max(values) * scale
@@ -101,5 +105,7 @@ def _number(value: float, digits: int = 3) -> str:
 
 
 def _spell(values: Sequence[float], digits: int = 3) -> str:
+    if not values:
+        return "failed"
     middle = _number(median(values), digits)
     return middle if len(values) == 1 else f"{middle} ({_number(min(values), digits)}–{_number(max(values), digits)})"
