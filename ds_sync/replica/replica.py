@@ -245,6 +245,8 @@ class Replica:
             await document.start_session(self._make_session, self._open_presence)
             async with asyncio.timeout(None if patient else BACKGROUND_TURN):
                 await document.synced()
+                if document._local.expected:
+                    await document.synced()  # read back what was acknowledged: a closed document would not notice that it was lost
         except TimeoutError:
             return False
         except DsSyncError as error:
