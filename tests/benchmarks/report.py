@@ -46,7 +46,7 @@ def build_table(lines: Sequence[tuple[Line, Figures]]) -> str:
         cells = [line.what, line.unit]
         cells += [_spell(figures[server]) if server in figures else "" for server in (OURS, FILES, MEMORY)]
         cells += [_spell(ratios(figures, server), 2) if figures.get(server) else "" for server in (FILES, MEMORY)]
-        cells.append(", ".join(server for server in figures if FSYNCS[server]))
+        cells.append("; ".join(server for server in figures if FSYNCS[server]))
         cells.append("; ".join(f"{words}: {'met' if met else '**missed**'}" for words, met in judge(line, figures)))
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
@@ -55,7 +55,7 @@ def build_table(lines: Sequence[tuple[Line, Figures]]) -> str:
 def draw_bars(title: str, unit: str, lines: Sequence[tuple[Line, Figures]]) -> str:
     """Return an SVG: a group of bars for each line, the median as the bar, the range of the rounds as a thin line."""
     width, label, right, bar, gap = 860, 330, 90, 13, 14
-    longest = max((max(values) for _, figures in lines for values in figures.values()), default=1.0) or 1.0
+    longest = max((value for _, figures in lines for values in figures.values() for value in values), default=1.0) or 1.0
     scale = (width - label - right) / longest
     parts: list[str] = []
     y = 62

@@ -92,3 +92,24 @@ def test_a_faultless_server_passes() -> None:
         done = put_under_load(port)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["count"] >= 2
+
+
+def test_the_report_judges_medians_and_names_what_failed() -> None:
+    program = """
+from xml.dom.minidom import parseString
+from report import build_table, draw_bars
+from rows import Bar, Line
+from servers import FILES, MEMORY, OURS
+line = Line("a & b", "rate", "appends/s", bars=(Bar(6, FILES), Bar(0.8, MEMORY), Bar(100)))
+lines = [(line, {OURS: [30.0, 90.0, 50.0], FILES: [10.0, 10.0, 5.0], MEMORY: []})]
+print(build_table(lines).splitlines()[-1])
+print(len(parseString(draw_bars("t", "u", lines)).getElementsByTagName("rect")))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=HERE, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    row, rectangles = done.stdout.splitlines()
+    assert row == (
+        "| a & b | appends/s | 50 (30–90) | 10 (5–10) | failed | 9 (3–10) |  | ds-sync; reference, files |"
+        " at least 6 × reference, files: met; at least 100: **missed** |"
+    )
+    assert int(rectangles) == 1 + 3 + 2  # the ground, the legend, the bars
