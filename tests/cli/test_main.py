@@ -16,7 +16,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_names_every_command_and_imports_none() -> None:
     program = "import sys, ds_sync.cli.main as m\ntry: m.main(['--help'])\nexcept SystemExit: pass\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
-    for command in ("serve", "replay", "demo"):
+    for command in ("serve", "stream", "replay", "demo"):
         assert f"\n  {command} " in done.stdout
     assert not {"pycrdt", "httpx", "rich", "sqlite3", "granian", "asyncio"} & set(done.stdout.split("\n")[-2].split())
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ds_sync.exceptions import InvalidRequestError
-from ds_sync.protocol.json_mode import build_json_page, parse_json_body, take_messages
+from ds_sync.exceptions import InvalidRequestError, ProtocolError
+from ds_sync.protocol.json_mode import build_json_page, parse_json_body, split_json_page, take_messages
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -69,3 +69,17 @@ def test_taking_is_the_beginning_of_the_list(messages: list[object]) -> None:
         assert taken is not None
         assert json.loads(build_json_page([taken])) == messages[:count]
     assert take_messages(record, len(messages) + 1) is None
+
+
+@pytest.mark.parametrize(
+    ("page", "messages"),
+    [(b"", []), (b"[]", []), (b" [ ] ", []), (b'[1.10,{"a":[1, 2]}]', ["1.10", '{"a":[1, 2]}']), (b'[ "]" , 1e999 ]', ['"]"', "1e999"])],
+)
+def test_the_messages_of_a_page_are_told_apart_and_keep_their_spelling(page: bytes, messages: list[str]) -> None:
+    assert split_json_page(page) == messages
+
+
+@pytest.mark.parametrize("page", [b"1", b"{}", b"[1", b"[1,]", b"[1] 2", b"[] 2", b"[1 2]", b"[,1]", b"\xff", b"[", b"[" * 100_000])
+def test_a_page_that_is_no_array_is_a_broken_protocol(page: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        split_json_page(page)
