@@ -21,7 +21,7 @@ SEEDS = 600
 def test_seeds() -> None:
     summary = run_seeds(range(SEEDS), jobs=2)
     assert [f"seed {outcome.seed}: {outcome.violations[0]}" for outcome in summary.failed] == []
-    assert summary.simulated > SEEDS * 200  # the seconds of the end alone
+    assert summary.simulated > SEEDS * 20  # the seconds of the end alone
     assert [what for what, times in summary.counts.items() if not times] == []
 
 
