@@ -84,8 +84,8 @@ def measure(measurement: Measurement, folder: Path, node: str | None, *, rounds:
     with ExitStack() as stack:
         servers = [stack.enter_context(serving(name, folder / measurement.key / name, node)) for name in measurement.servers]
         if prepare:
-            for server in servers:
-                run_load(server, {**prepare, "path": f"/v1/stream/{measurement.key}"})
+            filled = f"/v1/stream/{measurement.key}"
+            servers = [server for server in servers if try_load(server, {**prepare, "path": filled}) is not None]
         if not measurement.once and not quick:
             # JavaScript is compiled while it runs: the first second of a server says little about the next.
             warming = {**job, "seconds": min(job["seconds"], WARM_UP_SECONDS)}
@@ -105,7 +105,7 @@ def measure(measurement: Measurement, folder: Path, node: str | None, *, rounds:
 
 def try_load(server: Running, job: Mapping[str, Any]) -> dict[str, Any] | None:
     """Put one server under load. Another's failure is told, and None if it fails twice; ours is an error. Raises FailedError."""
-    for path in (job["path"], job["path"] if job["kind"] == "catch_up" else f"{job['path']}-again"):
+    for path in (job["path"], job["path"] if job["kind"] in ("catch_up", "fill") else f"{job['path']}-again"):
         try:
             return run_load(server, {**job, "path": path})
         except FailedError as error:
