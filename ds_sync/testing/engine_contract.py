@@ -255,6 +255,22 @@ class StorageEngineContract:
         assert await engine.list("y") == ["y"]
         await engine.aclose()
 
+    async def test_streams_are_counted_as_they_come_and_go(self, open_engine: OpenEngine) -> None:
+        engine = open_engine()
+        for path in ("a", "b", "c", INTERNAL + "own"):
+            await create(engine, path)
+        await append(engine, "a", b"x")
+        assert engine.count() == 3
+        await delete(engine, "a")
+        await delete(engine, "b")
+        assert engine.count() == 1
+        await create(engine, "b", OTHER_LIFE)
+        assert engine.count() == 2 == len(await engine.list("**"))
+        await engine.aclose()
+        engine = open_engine()
+        assert engine.count() == len(await engine.list("**"))
+        await engine.aclose()
+
     async def test_list_hides_the_servers_own_streams(self, open_engine: OpenEngine) -> None:
         engine = open_engine()
         for path in (INTERNAL + "x/1", INTERNAL + "y", "x/1"):

@@ -168,6 +168,14 @@ BROKEN = {
         """,
         "a_source_that_ended",
     ),
+    "counts who is gone": (
+        """
+        class Engine(MemoryEngine):
+            def count(self):
+                return len(self._views)
+        """,
+        "counted_as_they_come_and_go",
+    ),
     "begins every history at the start": (
         """
         class Engine(MemoryEngine):

@@ -87,6 +87,10 @@ class StorageEngine(Protocol):
         """
         ...
 
+    def count(self) -> int:
+        """Return how many living streams there are, without counting them: those that `list("**")` lists."""
+        ...
+
     def watch(self, watcher: Watcher) -> Callable[[], None]:
         """Have `watcher` called after every commit, by any node. Returns what ends it. A hint: who hears it reads again."""
         ...

@@ -10,7 +10,7 @@ from ds_sync.exceptions import ClosedError
 from ds_sync.protocol.decisions import Change, StreamState, StreamView
 from ds_sync.protocol.history import START, Place
 from ds_sync.protocol.producer import ProducerState
-from ds_sync.server.engines.base import Decide, Records, Run, Watcher, diverged, find_owner, require_kept
+from ds_sync.server.engines.base import INTERNAL, Decide, Records, Run, Watcher, diverged, find_owner, require_kept
 from ds_sync.server.engines.globs import compile_glob
 
 R = TypeVar("R")
@@ -27,6 +27,7 @@ class MemoryEngine:
         self._records: dict[str, list[bytes]] = {}
         self._places: dict[str, list[Place]] = {}
         self._watchers: list[Watcher] = []
+        self._count = 0
         self._closed = False
 
     async def transact(self, paths: Sequence[str], decide: Decide[R], *, producer: str | None = None) -> R:
@@ -73,6 +74,10 @@ class MemoryEngine:
         matches = compile_glob(glob).fullmatch
         return sorted(path for path, view in self._views.items() if view.state is not None and view.state.listed and matches(path))
 
+    def count(self) -> int:
+        """Counted as they come and go."""
+        return self._count
+
     def watch(self, watcher: Watcher) -> Callable[[], None]:
         """Call `watcher` in the turn that commits."""
         self._watchers.append(watcher)
@@ -82,6 +87,7 @@ class MemoryEngine:
         """Forget everything."""
         self._closed = True
         self._views.clear()
+        self._count = 0
         self._records.clear()
         self._places.clear()
 
@@ -113,6 +119,9 @@ class MemoryEngine:
             del self._places[path][:dropped], self._records[path][:dropped]
         if change.producer is not None:
             producers[change.producer[0]] = change.producer[1]
+        before = self._views.get(path)
+        if not path.startswith(INTERNAL):
+            self._count += change.state.listed - (before is not None and before.state is not None and before.state.listed)
         self._views[path] = StreamView(change.state, producers)
         if change.record is not None:
             self._records[path].append(change.record)

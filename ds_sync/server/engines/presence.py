@@ -110,6 +110,10 @@ class PresenceEngine:
         matches = compile_glob(glob).fullmatch
         return sorted(path for path in self._rings if matches(path))
 
+    def count(self) -> int:
+        """How many rings there are."""
+        return len(self._rings)
+
     def watch(self, watcher: Watcher) -> Callable[[], None]:
         """Call `watcher` in the turn that changes something."""
         self._watchers.append(watcher)

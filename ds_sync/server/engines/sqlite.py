@@ -23,7 +23,7 @@ from ds_sync.ownership import Ownership
 from ds_sync.protocol.history import START, Place
 from ds_sync.protocol.producer import ProducerState
 from ds_sync.protocol.state import Change, StreamState, StreamView
-from ds_sync.server.engines.base import Decide, Records, Run, Watcher, diverged, find_owner, require_kept
+from ds_sync.server.engines.base import INTERNAL, Decide, Records, Run, Watcher, diverged, find_owner, require_kept
 from ds_sync.server.engines.globs import compile_glob
 from ds_sync.server.engines.layout import Connect, build_state, connect, open_file, settings_of, spell
 from ds_sync.server.engines.shelf import NOTHING, RecentRecords, Stream, load_shelf, start_of
@@ -53,9 +53,9 @@ REMOVE_ROWS: Final = 1_000
 class _Step:
     """One change under way: the log row it becomes, and how to take it back."""
 
-    __slots__ = ("before", "earlier", "named", "record", "row", "state", "stream")
+    __slots__ = ("before", "came", "earlier", "named", "record", "row", "state", "stream")
 
-    def __init__(self, stream: Stream, earlier: Stream | None, change: Change, row: LogRow) -> None:
+    def __init__(self, stream: Stream, earlier: Stream | None, change: Change, row: LogRow, came: int) -> None:
         self.stream = stream
         self.earlier = earlier
         """The life this change ends, if it does."""
@@ -64,6 +64,8 @@ class _Step:
         self.state = change.state
         self.record = change.record
         self.row = row
+        self.came = came
+        """By how many there are more listed streams now: 1, 0 or -1."""
 
 
 class _Commit:
@@ -121,6 +123,8 @@ class SqliteEngine:
         self._flushing: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watchers: list[Watcher] = []
+        streams = self._shelf.durable.values()
+        self._count = sum(_is_listed(stream.path, stream.durable) for stream in streams)
         self._closed = False
 
     async def transact(self, paths: Sequence[str], decide: Decide[R], *, producer: str | None = None) -> R:
@@ -188,6 +192,10 @@ class SqliteEngine:
         streams = self._shelf.durable.values()
         return sorted(stream.path for stream in streams if stream.durable is not None and stream.durable.listed and matches(stream.path))
 
+    def count(self) -> int:
+        """Counted as they come and go."""
+        return self._count
+
     def watch(self, watcher: Watcher) -> Callable[[], None]:
         """Call `watcher` once for each commit of the file."""
         self._watchers.append(watcher)
@@ -249,8 +257,11 @@ class SqliteEngine:
             shelf.newest[path] = stream
         before = stream.newest.state
         producers = stream.producers
+        came = 0
         if before is None or settings_of(before) != settings_of(state):
             text["state"] = build_state(path, state)
+            last = earlier.newest.state if earlier is not None else before
+            came = _is_listed(path, state) - _is_listed(path, last)
         known = None
         if change.producer is not None:
             name, made = change.producer
@@ -258,7 +269,7 @@ class SqliteEngine:
             text["producer"] = (name, made.epoch, made.seq, made.digest.hex())
         row: LogRow = (shelf.next_log, stream.id, state.position, state.running, spell(text) if text else None, change.record)
         shelf.next_log += 1
-        commit.steps.append((_Step(stream, earlier, change, row), known))
+        commit.steps.append((_Step(stream, earlier, change, row, came), known))
         if change.producer is not None:
             producers[change.producer[0]] = change.producer[1]
         stream.newest = StreamView(state, producers)
@@ -308,6 +319,7 @@ class SqliteEngine:
                 before = stream.durable
                 stream.durable = state
                 stream.pending -= 1
+                self._count += step.came
                 if before is None:
                     shelf.durable[stream.path] = stream
                     if step.earlier is not None:
@@ -391,6 +403,10 @@ class SqliteEngine:
     def _require_open(self) -> None:
         if self._closed:
             raise ClosedError("the engine was closed")
+
+
+def _is_listed(path: str, state: StreamState | None) -> bool:
+    return state is not None and state.listed and not path.startswith(INTERNAL)
 
 
 def _any_pending(streams: Sequence[Stream | None]) -> bool:

@@ -76,6 +76,9 @@ class ObservedEngine:
     async def list(self, glob: str) -> list[str]:
         return await self.engine.list(glob)
 
+    def count(self) -> int:
+        return self.engine.count()
+
     def watch(self, watcher: Callable[[Collection[str]], None]) -> Callable[[], None]:
         return self.engine.watch(watcher)
 
