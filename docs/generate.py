@@ -190,11 +190,11 @@ def _commands(command: click.Command, *path: str) -> Iterator[Sequence[str]]:
 
 PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "append-failures": list_append_failures,
-    "class-document": lambda: describe_class(Document, internal=("start_session", "stop_session", "online")),
+    "class-document": lambda: describe_class(Document, internal=("start_session", "stop_session", "online", "local", "hold")),
     "class-append-result": lambda: describe_fields(AppendResult),
     "class-follower": lambda: describe_class(Follower),
     "class-page": lambda: describe_fields(Page),
-    "class-presence": lambda: describe_class(Presence, internal=("run",)),
+    "class-presence": lambda: describe_class(Presence, internal=("run", "become")),
     "class-producer": lambda: describe_class(Producer),
     "class-receipt": lambda: describe_class(Receipt, internal=("settle", "fail")),
     "class-replica": lambda: describe_class(Replica),

@@ -31,6 +31,7 @@ DsSyncError
 │   ├── FormatMismatchError     the document was made by another adapter              .found .expected
 │   └── UnknownAdapterError     no adapter or engine of that name is installed        .name
 ├── SyncStoppedError            a document that can't sync until somebody acts        .state
+├── NotDivergedError            there is nothing to resolve                           .state
 ├── TraceError                  an editing trace that can't be replayed
 └── ClosedError                 used after close
 """
@@ -255,6 +256,15 @@ class SyncStoppedError(DsSyncError):
         super().__init__(message)
         self.state = state
         """The status' state, which says what is the matter."""
+
+
+class NotDivergedError(DsSyncError):
+    """The document's history is the server's, or nothing is known to the contrary: there is nothing to resolve."""
+
+    def __init__(self, message: str, *, state: str) -> None:
+        super().__init__(message)
+        self.state = state
+        """The status' state."""
 
 
 class TraceError(DsSyncError):

@@ -14,6 +14,7 @@ from ds_sync.exceptions import DsSyncError
 _COMMANDS = {
     "serve": ("ds_sync.cli.serve", "Serve streams and documents until SIGTERM or SIGINT."),
     "stream": ("ds_sync.cli.stream", "Make, write, read and end streams, in the manner of curl."),
+    "resolve": ("ds_sync.cli.resolve", "Decide what becomes of a document that was deleted or made anew on the server."),
     "replay": ("ds_sync.cli.replay", "Type a recorded editing session through replicas, through crashes, to its exact end."),
     "demo": ("ds_sync.cli.demo", "Show in under a minute what is kept when everything fails."),
 }

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from ds_sync.client.stream import StreamClient
 from ds_sync.exceptions import ClosedError, DsSyncError, SyncStoppedError
@@ -14,9 +14,12 @@ from ds_sync.replica.presence import Presence
 from ds_sync.replica.records import Phase, Quarantined
 from ds_sync.replica.session import Counters, Session
 
-STOPPED: Final = frozenset({"unauthorized", "forbidden", "diverged", "deleted", "blocked", "closed"})
+STOPPED: Final = frozenset({"unauthorized", "forbidden", "diverged", "deleted", "local", "blocked", "closed"})
 """States in which nothing goes on until somebody acts (new credentials are also asked for from time to time)."""
 
+
+Choice = Literal["both", "theirs"]
+"""Of our copy of a document, and of what the server has now."""
 
 OpenPresence = Callable[[LocalDocument], StreamClient]
 """Gives the stream on which a document's presence is heard and said."""
@@ -38,7 +41,7 @@ class Status:
     """Seconds since the oldest edit was made that is not durable; None if all are. Edits that are only in memory have no age."""
     state: str
     """offline, connecting, catching-up, live, retrying, verifying, healing: it goes on by itself. unauthorized, forbidden, diverged,
-    deleted, blocked, closed: somebody has to act."""
+    deleted, local, blocked, closed: somebody has to act; `Document.resolve` ends diverged, deleted and local."""
     last_error: DsSyncError | None
     """What is the matter now, or None."""
     quarantined: int = 0
@@ -54,9 +57,15 @@ class Status:
 class Document:
     """An open document. Make one with `Replica.open`."""
 
-    def __init__(self, local: LocalDocument, close: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        local: LocalDocument,
+        close: Callable[[Document], None],
+        resolve: Callable[[Document, Choice], Awaitable[Document | None]],
+    ) -> None:
         self._local = local
         self._close = close
+        self._resolve = resolve
         self.closing = False
         """Whether `close` was called."""
         self._closed = False
@@ -71,8 +80,16 @@ class Document:
 
     @property
     def doc(self) -> Any:
-        """The CRDT document: with the Yjs adapter a plain `pycrdt.Doc`. Use it on the thread that opened it."""
+        """The CRDT document: with the Yjs adapter a plain `pycrdt.Doc`. Use it on the thread that opened it.
+
+        The same object for as long as the document is open, unless `resolve("theirs")` replaces it.
+        """
         return self._local.doc
+
+    @property
+    def local(self) -> LocalDocument:
+        """The document's rows; for the replica."""
+        return self._local
 
     @property
     def online(self) -> bool:
@@ -121,6 +138,8 @@ class Document:
         )
 
     def _state(self) -> str:
+        if self._local.record.phase is Phase.LOCAL:
+            return "local"
         if self._session is None:
             return "offline"
         if self._local.record.phase is Phase.FOLLOW or not self._session.arrived:
@@ -165,6 +184,19 @@ class Document:
                     return
             await local.changed.wait()
 
+    async def resolve(self, choice: Choice) -> Document | None:
+        """Decide what becomes of a document that is `diverged`, `deleted` or `local`; syncing then goes on. No network is needed.
+
+        "both": what is here goes to the server, into whatever it has under this name by then or into a new document, and what it has
+        comes here. "theirs": this document becomes what the server has, in a new `doc`; if it was deleted there, it is empty and
+        `local`. What was here so far stays in the file as a local document called "<path> (copy of <date>)", which is returned, open.
+        It holds the old `doc`, so that an editor bound to that loses nothing, and is sent nowhere until its own `resolve("both")`.
+        A death of the process leaves all of it or nothing.
+
+        Raises NotDivergedError in other states ("theirs" also for `local`), ValueError for another choice, StoreError, ClosedError.
+        """
+        return await self._resolve(self, choice)
+
     def quarantined(self) -> list[Quarantined]:
         """Return what a server sent that could not be used: kept, reported, skipped."""
         return self._local.store.quarantined(self._local.record.id)
@@ -177,14 +209,14 @@ class Document:
                 await self.stop_session()
                 self._closed = True
                 self._local.close()
-                self._close()
+                self._close(self)
                 self._local.changed.notify()
 
     async def start_session(self, make: Callable[[LocalDocument, Counters], Session], open_presence: OpenPresence) -> None:
-        """Go online with a new session; the replica calls this."""
+        """Go online with a new session, unless the document is local; the replica calls this."""
         while self._task is not None:
             await self.stop_session()
-        if not self.closing:
+        if not self.closing and self._local.record.phase is not Phase.LOCAL:
             self._session = make(self._local, self._counters)
             self._task = asyncio.create_task(self._session.run(), name=f"ds-sync {self.path}")
             self._open_presence = open_presence
@@ -195,6 +227,15 @@ class Document:
         if self._presence is not None and self._open_presence is not None and self._presence_task is None:
             running = self._presence.run(self._open_presence(self._local))
             self._presence_task = asyncio.create_task(running, name=f"ds-sync presence of {self.path}")
+
+    def hold(self, local: LocalDocument) -> None:
+        """Be `local` from now on; the replica calls this, while no session runs."""
+        before, self._local = self._local, local
+        self._counters = Counters()
+        adapter = getattr(local.adapter, "presence", None)
+        if self._presence is not None and adapter is not None:
+            self._presence.become(adapter.client(local.doc))
+        before.changed.notify()
 
     async def stop_session(self) -> None:
         """Go offline; the replica calls this."""

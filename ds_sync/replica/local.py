@@ -344,6 +344,36 @@ class LocalDocument:
         self.changed.notify()
         return None
 
+    # Divergence
+
+    def join_anew(self) -> None:
+        """Take the stream for ours, whatever life is there: what it has comes here, and what it lacks goes there. Raises StoreError."""
+        self.begin_heal(None)
+        self.changed.notify()
+
+    def set_apart(self, path: str, *, phase: Phase) -> LocalDocument:
+        """Become the local document `path`; return an empty one of the old name, in `phase`. Edits of `doc` go on belonging to this one.
+
+        Raises StoreError, and then nothing has changed, also if an edit is in memory only and still can't be stored.
+        """
+        self._require_all_stored()
+        key = self.record.key
+        self.store.set_apart(self.record.id, path, producer_id=self._new_producer(), phase=phase)
+        self._echoes.clear()
+        self.record = replace(
+            self.record,
+            key=replace(key, path=path),
+            phase=Phase.LOCAL,
+            server=None,
+            incarnation=None,
+            checkpoint=BEGINNING,
+            partial=b"",
+            server_version=None,
+            batch=None,
+        )
+        self.changed.notify()
+        return LocalDocument(self.store, self.adapter, key, self.environment, self.tuning)
+
     def set_phase(self, phase: Phase) -> None:
         """Record how the document stands. Raises StoreError."""
         self.store.set_phase(self.record.id, phase)

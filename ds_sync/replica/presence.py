@@ -77,6 +77,13 @@ class Presence:
         self._said.notify()
         self._heard.notify()
 
+    def become(self, client: int) -> None:
+        """Speak under another number from now on. Not while `run` is running."""
+        self.client = client
+        if self._own is not None:
+            self._own = Word(client, 0, self._own.state)
+        self._heard.notify()
+
     async def changes(self) -> AsyncIterator[dict[int, Any]]:
         """Yield `states` now, and again after each change, the newest only."""
         last: dict[int, Any] | None = None

@@ -21,6 +21,8 @@ class Phase(StrEnum):
     """Somebody made the document anew: neither read nor send until somebody decides."""
     DELETED = "deleted"
     """Somebody deleted the document on the server: likewise."""
+    LOCAL = "local"
+    """Ours alone: it is on no server, and goes to none until somebody decides."""
     BLOCKED = "blocked"
     """The server refuses a batch for good: read on, send nothing. Tried again at the next connect."""
 

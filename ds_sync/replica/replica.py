@@ -7,7 +7,9 @@ import logging
 import os
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import count
 from types import TracebackType
 from typing import Final, Self
 from urllib.parse import quote, urlsplit
@@ -17,8 +19,8 @@ from ds_sync.client.stream import StreamClient
 from ds_sync.client.transport import HttpTransport, Transport
 from ds_sync.crdt import CrdtAdapter, load_adapter
 from ds_sync.environment import Environment
-from ds_sync.exceptions import ClosedError, DsSyncError, StoreError
-from ds_sync.replica.document import Document
+from ds_sync.exceptions import ClosedError, DsSyncError, NotDivergedError, StoreError
+from ds_sync.replica.document import Choice, Document
 from ds_sync.replica.local import LocalDocument, Tuning
 from ds_sync.replica.records import DocumentKey, Phase
 from ds_sync.replica.session import RETRY, Counters, Session
@@ -44,6 +46,15 @@ def check_name(name: str, what: str) -> str:
     if what == "service" and len(segments) > 1:
         raise ValueError(f"a service is one segment, without a slash: {name[:80]!r}")
     return name
+
+
+def _require_diverged(document: Document, choice: Choice) -> None:
+    if document.closing:
+        raise ClosedError(f"{document.path} is closed")
+    phase = document.local.record.phase
+    if phase not in (Phase.DIVERGED, Phase.DELETED) and not (phase is Phase.LOCAL and choice == "both"):
+        state = document.status.state
+        raise NotDivergedError(f"{document.path} is {state}: there is nothing to resolve by {choice!r}", state=state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +170,44 @@ class Replica:
         if key.crdt not in self._adapters:  # looking through all installed packages takes as long as the rest of opening
             self._adapters[key.crdt] = load_adapter(key.crdt)
         local = LocalDocument(store, self._adapters[key.crdt], key, self._environment, self._tuning)
-        document = Document(local, lambda: self._forget(key))
-        self._documents[key] = document
+        return self._hold(local)
+
+    def _hold(self, local: LocalDocument) -> Document:
+        document = self._documents[local.record.key] = Document(local, self._forget, self._resolve)
         return document
+
+    async def _resolve(self, document: Document, choice: Choice) -> Document | None:
+        if choice not in ("both", "theirs"):
+            raise ValueError(f"a document is resolved by 'both' or 'theirs', not by {choice!r}")
+        async with self._switching:
+            _require_diverged(document, choice)
+            while document.online:
+                await document.stop_session()
+            copy = None
+            try:
+                _require_diverged(document, choice)  # it went on until now
+                local = document.local
+                if choice == "both":
+                    local.join_anew()
+                else:
+                    phase = Phase.LOCAL if local.record.phase is Phase.DELETED else Phase.FOLLOW
+                    fresh = local.set_apart(self._name_copy(local.record.key), phase=phase)
+                    document.hold(fresh)
+                    copy = self._hold(local)
+            finally:
+                if self._online is not None:
+                    await document.start_session(self._make_session, self._open_presence)
+            return copy
+
+    def _name_copy(self, key: DocumentKey) -> str:
+        taken = {record.key for record in self._require_store().documents()}
+        day = datetime.fromtimestamp(self._environment.now(), UTC).date().isoformat()
+        for number in count(1):
+            mark = f" (copy of {day}{'' if number == 1 else f', {number}'})"
+            path = key.path[: MAX_NAME - len(mark)] + mark
+            if replace(key, path=path) not in taken:
+                return path
+        raise AssertionError("numbers do not end")
 
     async def connect(self, server: str | None = None, *, token: Value | None = None, headers: Mapping[str, Value] | None = None) -> None:
         """Go online with `server`, a base URL (or the one named before); returns at once, and keeps trying until `disconnect`.
@@ -227,7 +273,11 @@ class Replica:
             except StoreError as error:
                 _log.warning("the documents to send can't be listed, tried again: %s", error)
                 await self._environment.sleep(self._tuning.store_retry)
-        owing = deque(record.key for record in records if record.outbox or record.batch or record.phase is Phase.HEAL)
+        owing = deque(
+            record.key
+            for record in records
+            if record.phase is not Phase.LOCAL and (record.outbox or record.batch or record.phase is Phase.HEAL)
+        )
 
         async def work() -> None:
             while owing:
@@ -256,9 +306,10 @@ class Replica:
                 await self._documents[key].close()
         return True
 
-    def _forget(self, key: DocumentKey) -> None:
-        self._documents.pop(key, None)
-        self._background.discard(key)
+    def _forget(self, document: Document) -> None:
+        for key in [key for key, held in self._documents.items() if held is document]:
+            del self._documents[key]
+            self._background.discard(key)
 
     def _make_session(self, local: LocalDocument, counters: Counters) -> Session:
         stream = self._open_stream(f"/v1/stream{self._spell_path(local)}/.updates")

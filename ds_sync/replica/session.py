@@ -256,8 +256,11 @@ class Session:
             self._show("blocked" if verdict is Tail.BLOCK else state, error)
             await self._environment.sleep(_delay(error, self._tail_backoff) if verdict is Tail.RETRY else self.local.tuning.pause)
             return
-        self._show(verdict.name.lower(), error)
+        if verdict in (Tail.CREATE, Tail.HEAL):
+            self._show(verdict.name.lower(), error)
         await self._turn(verdict, getattr(error, "incarnation", None))
+        if verdict in (Tail.DIVERGED, Tail.DELETED):
+            self._show(verdict.name.lower(), error)  # not before it stands in the file, where it can be resolved
 
     async def _turn(self, verdict: Tail, incarnation: str | None) -> None:
         """The stream is not the one we knew: change phase accordingly."""

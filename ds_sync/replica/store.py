@@ -314,6 +314,25 @@ class LocalStore:
                 (edits, version, Phase.FOLLOW, through, document),
             )
 
+    def set_apart(self, document: int, path: str, *, producer_id: str, phase: Phase) -> None:
+        """Give all that is here of the document the name `path`, as a local document, and make an empty one under the old name.
+
+        The new one begins in `phase`. What the copy knew of the server is forgotten, its sealed batch too: the rows stay in its outbox.
+        """
+        with self._transaction(durable=True) as connection:
+            (name,) = connection.execute("SELECT path FROM documents WHERE id = ?", (document,)).fetchone()
+            connection.execute("DELETE FROM batches WHERE document = ?", (document,))
+            connection.execute(
+                "UPDATE documents SET path = ?, phase = ?, server = NULL, incarnation = NULL, checkpoint = ?, partial = x'', "
+                "server_version = NULL WHERE id = ?",
+                (path, Phase.LOCAL, BEGINNING, document),
+            )
+            connection.execute(
+                "INSERT INTO documents (crdt, service, path, format, phase, checkpoint, partial, producer_id, producer_seq, durable, "
+                "left_through) SELECT crdt, service, ?, format, ?, ?, x'', ?, 0, 0, 0 FROM documents WHERE id = ?",
+                (name, phase, BEGINNING, producer_id, document),
+            )
+
     def compact(self, document: int, snapshot: bytes, *, through: int) -> None:
         """Put `snapshot`, which holds everything stored so far up to outbox row `through`, in place of the log.
 

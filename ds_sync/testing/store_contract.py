@@ -307,6 +307,39 @@ class LocalStoreContract:
         assert (record.phase, record.batch, record.server_version, record.durable) == (Phase.FOLLOW, None, b"version", 2)
         assert (view.rows, view.content, view.settled_through) == ([(3, b"w3")], merge(b"w1 w2 w3"), 2)
 
+    def test_what_is_set_apart_takes_everything_along_but_what_it_knew_of_the_server(self, device: Device) -> None:
+        document = self.fill(device, 3)
+        batch = make_batch(device.store, 1)
+        device.store.seal(document, batch)
+        device.store.settle(document, batch)
+        device.store.seal(document, make_batch(device.store, 1, version=b"v"))
+        device.store.advance(
+            document, [b"x"], b"cut", Offset("1"), incarnation="life", quarantined=[Quarantined(BEGINNING, 1.0, "bad", b"z")]
+        )
+        device.store.compact(document, words(device.store, document), through=2)
+        device.store.set_server(document, "http://127.0.0.1:4437")
+        before, key = device.require(), replace(KEY, path="notes/a (copy)")
+        device.store.set_apart(document, key.path, producer_id="fresh", phase=Phase.DELETED)
+        forgotten = replace(
+            before.record,
+            key=key,
+            phase=Phase.LOCAL,
+            server=None,
+            incarnation=None,
+            checkpoint=BEGINNING,
+            partial=b"",
+            server_version=None,
+            batch=None,
+        )
+        assert device.require(key=key) == replace(before, record=forgotten)
+        view = device.require()
+        record = view.record
+        assert (record.phase, record.format, record.producer) == (Phase.DELETED, FORMAT, ProducerStamp("fresh", 0, 0))
+        assert (record.checkpoint, record.outbox, record.durable, record.quarantined) == (BEGINNING, 0, 0, 0)
+        assert (view.content, view.rows, view.last_row, view.quarantined) == (b"", [], 0, [])
+        device.store.enqueue(document, b"w4", 104.0)
+        assert device.require(key=key).rows[-1] == (4, b"w4")
+
     def test_no_row_id_is_given_twice(self, device: Device) -> None:
         """Or a batch from before the reopening would take later rows with it."""
         document = self.fill(device, 3)

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ds_sync.protocol.offsets import BEGINNING, Offset
 from ds_sync.replica.records import Batch, Phase, Quarantined
 from ds_sync.replica.store import LocalStore
 from ds_sync.testing.power import PowerDisk
-from ds_sync.testing.store_contract import LocalStoreContract, OpenStore, View, find, look, make_batch, merge, words
+from ds_sync.testing.store_contract import KEY, LocalStoreContract, OpenStore, View, find, look, make_batch, merge, words
 
 
 class TestLocalStore(LocalStoreContract):
@@ -56,6 +57,7 @@ CALLS: dict[str, Callable[[LocalStore, Batch], None]] = {
     "compact": lambda store, batch: store.compact(1, words(store, 1), through=3),
     "begin_heal": lambda store, batch: store.begin_heal(1, incarnation="b"),
     "end_heal": lambda store, batch: store.end_heal(1, 2, b"version"),
+    "set_apart": lambda store, batch: store.set_apart(1, "notes/a (copy)", producer_id="new", phase=Phase.FOLLOW),
 }
 
 
@@ -86,6 +88,29 @@ def test_a_kill_between_any_two_statements_leaves_all_of_a_call_or_nothing(call:
     assert changed == sorted(changed)
     assert all(view in (before, after) for view in views)
     store.close()
+
+
+def test_a_kill_while_a_copy_is_set_apart_leaves_the_content_under_one_name(tmp_path: Path) -> None:
+    store = open_filled(tmp_path / "replica.db")
+    store.seal(1, make_batch(store, 2))
+    copy_key, found = replace(KEY, path="notes/a (copy)"), list[tuple[bytes, bytes]]()
+    copies: list[Path] = []
+
+    def copy(_statement: str) -> None:
+        copies.append(tmp_path / f"{len(copies)}.db")
+        for suffix in ("", "-wal"):
+            shutil.copyfile(f"{store.path}{suffix}", f"{copies[-1]}{suffix}")
+
+    store._connection.set_trace_callback(copy)
+    store.set_apart(1, copy_key.path, producer_id="new", phase=Phase.FOLLOW)
+    store._connection.set_trace_callback(None)
+    copy("")
+    store.close()
+    for path in copies:
+        reopened = LocalStore(path)
+        found.append((look(reopened).content, look(reopened, copy_key).content))
+        reopened.close()
+    assert set(found) == {(b"w1 w2 w3", b""), (b"", b"w1 w2 w3")}
 
 
 WRITER = """
