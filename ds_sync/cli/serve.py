@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import signal
 import socket
@@ -18,6 +19,7 @@ from ds_sync.exceptions import StoreError
 from ds_sync.server.app import Application, create_app
 from ds_sync.server.engines.base import StorageEngine
 from ds_sync.server.gateway import MAX_FRAME
+from ds_sync.server.inspector import InspectAccess
 from ds_sync.server.webhook_targets import TargetPolicy
 
 DRAIN_SECONDS = 10.0
@@ -57,6 +59,15 @@ FLUSH_SECONDS = 0.1
     type=click.IntRange(1024, MAX_FRAME),
     help="Bytes one message of a WebSocket client may have.",
 )
+@click.option(
+    "--inspect-token",
+    metavar="TOKEN",
+    envvar="DS_SYNC_INSPECT_TOKEN",
+    show_envvar=True,
+    help="Serve the inspector, /inspect, to who brings this token. Without one it is served to this machine only, and only if --host is "
+    "a loopback address.",
+)
+@click.option("--no-inspect", is_flag=True, help="Serve no inspector.")
 @click.option("--allow-http-webhooks", is_flag=True, help="Let webhooks go to this machine, and by plain http: for development.")
 @click.option(
     "--allow-webhook", multiple=True, metavar="HOST", help="A host or network (10.1.0.0/16) webhooks may go to wherever it is. Repeatable."
@@ -72,6 +83,8 @@ def serve(
     retain_bytes: int | None,
     compact_after: int,
     max_frame: int,
+    inspect_token: str | None,
+    no_inspect: bool,
     allow_http_webhooks: bool,
     allow_webhook: tuple[str, ...],
     public_url: str | None,
@@ -85,12 +98,20 @@ def serve(
         policy = TargetPolicy(allow_http=allow_http_webhooks, allowed=allow_webhook)
     except ValueError as error:
         raise click.UsageError(f"--allow-webhook: {error}") from None
+    if no_inspect and inspect_token is not None:
+        raise click.UsageError("--inspect-token and --no-inspect exclude each other")
+    try:
+        inspect = None if no_inspect else InspectAccess(inspect_token)
+    except ValueError as error:
+        raise click.UsageError(f"--inspect-token: {error}") from None
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     path = Path("ds-sync.db") if data is None else data
     try:
         listener = _listen(host, port)
     except OSError as error:
         _fail(f"can't listen on {host}:{port}: {error.strerror or error}")
+    if inspect_token is None and not ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback:
+        inspect = None
     engine: StorageEngine
     try:
         engine = _open_engine(None if memory else path)
@@ -109,6 +130,7 @@ def serve(
         public_url=public_url,
         compact_after=compact_after or None,
         max_frame=max_frame,
+        inspect=inspect,
     )
     try:
         code = _run(lambda: _serve(build, engine, listener, where))

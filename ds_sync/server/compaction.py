@@ -183,6 +183,11 @@ class ProcessWorker:
         await self._send(b"V", stored)
         return await self._receive(b"V") == b"same"
 
+    async def content(self) -> bytes:
+        """Ask what the document says to people; return JSON, as `compaction_worker.Compaction.content` does."""
+        await self._send(b"C", b"")
+        return await self._receive(b"C")
+
     async def _send(self, kind: bytes, data: bytes) -> None:
         try:
             self._requests.writelines((kind + len(data).to_bytes(8, "big"), data))
@@ -202,7 +207,7 @@ class ProcessWorker:
 
 
 @asynccontextmanager
-async def open_process(adapter: str) -> AsyncIterator[Worker]:
+async def open_process(adapter: str) -> AsyncIterator[ProcessWorker]:
     """Give a worker process; kill it at the end, or after WORK_SECONDS (TimeoutError)."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,

@@ -4,19 +4,27 @@ python -m ds_sync.server.compaction_worker <adapter>    reads requests on standa
 
 Each message is a letter, the number of bytes that follow (8 bytes, big-endian), and those bytes. `U` brings a run of whole frames and has
 no answer. `S` asks for the snapshot: `S` with it, after `R` with how many updates were refused (in decimal). `V` brings a snapshot as it
-was stored, and is answered by `V` with "same" or "other".
+was stored, and is answered by `V` with "same" or "other". `C` asks what the document says to people: `C` with JSON, as `Compaction.content`
+describes it.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 from ds_sync.crdt import CrdtAdapter, load_adapter
 from ds_sync.exceptions import InvalidUpdateError
 from ds_sync.protocol.framing import parse_frames
+
+SHOWN_ROOTS: Final = 100
+"""Parts of a document that are shown at most."""
+
+SHOWN_CHARACTERS: Final = 200_000
+"""Of one part."""
 
 
 class Compaction:
@@ -44,6 +52,23 @@ class Compaction:
             return not (self._adapter.apply(other, [self.snapshot()]) or self._adapter.apply(self._doc, [stored]))
         except InvalidUpdateError:
             return False
+
+    def content(self) -> bytes:
+        """Return JSON: `roots`, the first of the document's parts with `name`, `text` and `length` (characters, before it was cut);
+        how many there are (`count`), and how many updates were `refused`. Where that can't be told, an `error`.
+        """
+        reader = getattr(self._adapter, "content", None)
+        if reader is None:
+            return json.dumps({"error": f"the adapter {self._adapter.name!r} does not show what documents say"}).encode()
+        try:
+            roots = reader.read(self.snapshot())
+        except InvalidUpdateError as error:
+            return json.dumps({"error": str(error)}).encode()
+        shown = []
+        for name, value in list(roots.items())[:SHOWN_ROOTS]:
+            text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
+            shown.append({"name": name, "text": text[:SHOWN_CHARACTERS], "length": len(text)})
+        return json.dumps({"roots": shown, "count": len(roots), "refused": self.refused}).encode()
 
     def _apply(self, updates: Sequence[bytes]) -> None:
         while updates:
@@ -75,6 +100,8 @@ def serve(adapter: CrdtAdapter, requests: BinaryIO, answers: BinaryIO) -> None:
             write_message(answers, b"S", snapshot)
         elif kind == b"V":
             write_message(answers, b"V", b"same" if compaction.is_same(data) else b"other")
+        elif kind == b"C":
+            write_message(answers, b"C", compaction.content())
         else:
             raise ValueError(f"no request is called {kind!r}")
 

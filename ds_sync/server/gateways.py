@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 from ds_sync.server.gateway import Doorway, Gateway, OpenGateway
 from ds_sync.server.responses import Receive, Scope, Send
@@ -30,6 +32,12 @@ class Gateways:
         """None: those that are installed."""
         self._opening: asyncio.Task[dict[str, Gateway]] | None = None
         self._stopping = False
+        self._talking: Counter[str] = Counter()
+        """Conversations under way, by service and path."""
+
+    def count(self, service: str, path: str) -> int:
+        """Return how many clients talk about the document."""
+        return self._talking[f"{service}/{path}"]
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection; one that no gateway wants is refused."""
@@ -42,7 +50,14 @@ class Gateways:
             await receive()
             await send({"type": "websocket.close", "code": POLICY_VIOLATION})
             return
-        await gateway.serve(scope, receive, send)
+        topic = _topic(rest)
+        self._talking[topic] += 1
+        try:
+            await gateway.serve(scope, receive, send)
+        finally:
+            self._talking[topic] -= 1
+            if not self._talking[topic]:
+                del self._talking[topic]
 
     def stop(self) -> None:
         """End all conversations soon."""
@@ -69,3 +84,9 @@ class Gateways:
         if self._opening is None or not self._opening.done():
             return []
         return list(self._opening.result().values())
+
+
+def _topic(rest: bytes) -> str:
+    """Return service and path, spelled as a `DocumentName` spells them, of what follows `/v1/`."""
+    decoded = unquote_to_bytes(rest.partition(b"/")[2]).decode("utf-8", "replace")
+    return "/".join(segment for segment in decoded.split("/") if segment)

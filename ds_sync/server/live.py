@@ -44,6 +44,10 @@ class Waiters:
         self.stopping = True
         self.wake(tuple(self._futures))
 
+    def count(self, path: str) -> int:
+        """Return how many readers wait for `path`."""
+        return self._counts.get(path, 0)
+
     def __len__(self) -> int:
         """How many readers wait, on all paths."""
         return sum(self._counts.values())

@@ -151,3 +151,27 @@ def test_a_bound_on_what_streams_keep_is_an_option() -> None:
             httpx.post(url, content=b"%d" % number * 50, headers=TEXT)
         assert httpx.get(url, params={"offset": start}).json()["error"]["code"] == "OFFSET_EXPIRED"
         assert httpx.get(url).content == b"3" * 50 + b"4" * 50
+
+
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [
+        ((), 200),
+        (("--no-inspect",), 404),
+        (("--host", "0.0.0.0"), 404),
+        (("--host", "0.0.0.0", "--inspect-token", "sixteen characters"), 401),
+        (("--inspect-token", "sixteen characters"), 401),
+    ],
+)
+def test_the_inspector_is_for_this_machine_or_for_a_token(options: tuple[str, ...], status: int) -> None:
+    with ServerProcess(options=options) as server:
+        assert httpx.get(f"{server.url}/inspect/streams").status_code == status
+
+
+@pytest.mark.parametrize(
+    ("options", "word"), [(("--inspect-token", "x"), "16"), (("--inspect-token", "x" * 16, "--no-inspect"), "exclude")]
+)
+def test_options_of_the_inspector_that_make_no_sense_are_refused(options: tuple[str, ...], word: str) -> None:
+    result = run_serve("--memory", *options)
+    assert result.returncode == 2
+    assert word in result.stderr
