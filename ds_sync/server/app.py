@@ -21,8 +21,6 @@ from ds_sync.server.inspector import MOUNT as INSPECT_MOUNT
 from ds_sync.server.inspector import InspectAccess, Inspector
 from ds_sync.server.listing import LIST_PATH, serve_list
 from ds_sync.server.live import Waiters
-from ds_sync.server.logs import access, log_request
-from ds_sync.server.metrics import CONTENT_TYPE, METRICS_PATH, Metrics
 from ds_sync.server.requests import RESERVED, STREAM_MOUNT, ClientGoneError, parse_stream_path
 from ds_sync.server.responses import METHODS, PREFLIGHT_HEADERS, Message, Receive, Scope, Send, answer, build_refusal
 from ds_sync.server.streams import Limits, Streams, raw_path
@@ -58,7 +56,6 @@ class Application:
         self._environment = environment
         self._waiters = Waiters()
         self._unwatch = engine.watch(self._waiters.wake)
-        self.metrics = Metrics(engine, self._waiters)
         self._under_way = 0
         self._idle: asyncio.Event | None = None
         streams = Streams(engine, environment, limits, self._waiters)
@@ -129,25 +126,19 @@ class Application:
             if self._idle is not None and not self._under_way:
                 self._idle.set()
 
-    async def _serve(self, scope: Scope, receive: Receive, out: Send) -> None:
-        started, status, sent = False, 0, 0
-        monotonic = self._environment.monotonic
-        began = monotonic()
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
 
-        async def send(message: Message) -> None:
-            nonlocal started, status, sent
+        async def send_noting(message: Message) -> None:
+            nonlocal started
             started = True
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            else:
-                sent += len(message.get("body", b""))
-            await out(message)
+            await send(message)
 
         try:
             method = scope["method"]
             path = raw_path(scope)
             if self._inspector is not None and (path + b"/").startswith(INSPECT_MOUNT + b"/"):
-                await self._inspector.serve(scope, send)
+                await self._inspector.serve(scope, send_noting)
             elif method == "OPTIONS":
                 await send({"type": "http.response.start", "status": 204, "headers": PREFLIGHT_HEADERS})
                 await send({"type": "http.response.body", "body": b""})
@@ -158,26 +149,21 @@ class Application:
                     return
                 name = parse_stream_path(path[len(STREAM_MOUNT) :])
                 if name == LIST_PATH:
-                    await serve_list(self.engine, scope, send)
+                    await serve_list(self.engine, scope, send_noting)
                     return
                 if f"{name}/".startswith(RESERVED):
-                    await self._subscriptions.serve(path[len(STREAM_MOUNT) :], scope, receive, send)
+                    await self._subscriptions.serve(path[len(STREAM_MOUNT) :], scope, receive, send_noting)
                     return
                 if PRESENCE_MARK in name and (presence := parse_presence_path(name)) is not None:
-                    await self._documents.serve_presence(*presence, scope, receive, send)
+                    await self._documents.serve_presence(*presence, scope, receive, send_noting)
                     return
-                await handler(name, scope, receive, send)
+                await handler(name, scope, receive, send_noting)
             elif (document := parse_document_name(path)) is not None:
-                await self._documents.serve(document, scope, receive, send)
+                await self._documents.serve(document, scope, receive, send_noting)
             elif path == b"/health" and method in ("GET", "HEAD"):
                 body = json.dumps({"status": "ok", "version": __version__, "durable": self.engine.durable}).encode()
                 fields = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
                 await answer(send, 200, fields, body if method == "GET" else b"")
-            elif path == METRICS_PATH and method in ("GET", "HEAD"):
-                self.metrics.under_way = self._under_way
-                text = self.metrics.render()
-                fields = [(b"content-type", CONTENT_TYPE), (b"cache-control", b"no-store")]
-                await answer(send, 200, fields, text if method == "GET" else b"")
             else:
                 raise NotFoundError("nothing is served at this path", code="NOT_FOUND")
         except ClientGoneError:
@@ -187,20 +173,15 @@ class Application:
         except DsSyncError as error:
             if started:
                 raise
-            refusal, fields, body = build_refusal(error)
-            if refusal >= 500:
+            status, fields, body = build_refusal(error)
+            if status >= 500:
                 log.warning("%s %s: %s", scope["method"], scope["path"], error)
-            await answer(send, refusal, fields, b"" if scope["method"] == "HEAD" else body)
+            await answer(send, status, fields, b"" if scope["method"] == "HEAD" else body)
         except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"])
             if started:
                 raise
             await answer(send, *build_refusal(ServerError("the server failed; its log says how", code="INTERNAL_ERROR")))
-        finally:
-            took = monotonic() - began
-            self.metrics.note(scope["method"], status, sent, took, live=b"live=" in scope["query_string"])
-            if access.isEnabledFor(logging.INFO):
-                log_request(scope, status, sent, took)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
