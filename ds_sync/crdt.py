@@ -97,6 +97,16 @@ class PresenceAdapter(Protocol):
         """Return what a presence update says. It comes from strangers: raises InvalidUpdateError, and nothing else."""
 
 
+class ContentAdapter(Protocol):
+    """What a document says to people. An adapter that can tell has one as its attribute `content`."""
+
+    def read(self, update: bytes) -> dict[str, Any]:
+        """Return the document of this one update as JSON values, by root. Raises InvalidUpdateError."""
+
+    def texts(self, update: bytes) -> dict[str, str]:
+        """Return the roots that are text, by name. Raises InvalidUpdateError."""
+
+
 def load_adapter(name: str) -> CrdtAdapter:
     """Return a new instance of the installed adapter called `name`. Raises UnknownAdapterError, which lists those that are."""
     found = {point.name: point for point in entry_points(group="ds_sync.adapters")}

@@ -32,6 +32,7 @@ DsSyncError
 │   └── UnknownAdapterError     no adapter or engine of that name is installed        .name
 ├── SyncStoppedError            a document that can't sync until somebody acts        .state
 ├── NotDivergedError            there is nothing to resolve                           .state
+├── SourceError                 a store to be imported that can't be read
 ├── TraceError                  an editing trace that can't be replayed
 └── ClosedError                 used after close
 """
@@ -265,6 +266,10 @@ class NotDivergedError(DsSyncError):
         super().__init__(message)
         self.state = state
         """The status' state."""
+
+
+class SourceError(DsSyncError):
+    """What is to be imported can't be read. It is left as it is."""
 
 
 class TraceError(DsSyncError):

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 from pycrdt import Doc, TransactionEvent, get_update, merge_updates
 
 from ds_sync.exceptions import DocumentBusyError
+from ds_sync_yjs.content import YjsContent
 from ds_sync_yjs.presence import YjsPresence
 from ds_sync_yjs.updates import join_updates, refusing, require_update
 from ds_sync_yjs.wire import check_update, deletes_beyond, is_within, read_ranges, read_version
@@ -52,6 +53,7 @@ class YjsAdapter:
     format = "yjs-v1"
     content_type = "application/octet-stream"
     presence = YjsPresence()
+    content = YjsContent()
 
     def __init__(self) -> None:
         self._states: WeakKeyDictionary[Doc[Any], _State] = WeakKeyDictionary()

@@ -87,10 +87,10 @@ def deletes_beyond(rest: bytes, version: dict[int, int]) -> bool:
     return False
 
 
-def check_update(update: bytes) -> None:
+def check_update(update: bytes) -> int:
     """Raise WireError for bytes that must not reach pycrdt: cut off, nested too deeply, announcing more than they hold, beyond MAX_CLOCK.
 
-    What passes may still be refused by pycrdt.
+    What passes may still be refused by pycrdt. Returns where the update ends; what follows is nothing to pycrdt.
     """
     reader = Reader(update)
     try:
@@ -111,6 +111,7 @@ def check_update(update: bytes) -> None:
                     raise WireError("a deletion beyond every clock")
     except IndexError:
         raise WireError("the update ends early") from None
+    return reader.at
 
 
 def read_ranges(update: bytes) -> Ranges:

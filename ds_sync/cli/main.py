@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from keyword import iskeyword
 from typing import Any
 
 import click
@@ -15,6 +16,8 @@ _COMMANDS = {
     "serve": ("ds_sync.cli.serve", "Serve streams and documents until SIGTERM or SIGINT."),
     "stream": ("ds_sync.cli.stream", "Make, write, read and end streams, in the manner of curl."),
     "resolve": ("ds_sync.cli.resolve", "Decide what becomes of a document that was deleted or made anew on the server."),
+    "import": ("ds_sync.cli.imports", "Bring documents from the store of another server, and prove that they are there."),
+    "export": ("ds_sync.cli.export", "Write a document as a Yjs update, as JSON or as text."),
     "replay": ("ds_sync.cli.replay", "Type a recorded editing session through replicas, through crashes, to its exact end."),
     "demo": ("ds_sync.cli.demo", "Show in under a minute what is kept when everything fails."),
 }
@@ -29,7 +32,8 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = getattr(import_module(_COMMANDS[cmd_name][0]), cmd_name)
+        name = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
+        command: click.Command = getattr(import_module(_COMMANDS[cmd_name][0]), name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -197,6 +197,22 @@ class Document:
         """
         return await self._resolve(self, choice)
 
+    def merge(self, update: bytes) -> bool:
+        """Take in an update that was made elsewhere, and send it like an edit; return whether it was news (if not, nothing is sent).
+
+        In the file when this returns. Raises InvalidUpdateError, StoreError (it is in the document, and stored when that is possible
+        again) and, inside an open transaction of the application, DocumentBusyError.
+        """
+        return self._local.merge(update)
+
+    def version(self) -> bytes:
+        """Return a summary of what the document holds, for `missing`. Raises DocumentBusyError."""
+        return self._local.adapter.version(self._local.doc)
+
+    def missing(self, since: bytes | None = None) -> bytes:
+        """Return one update with what a document at version `since` lacks; None: with everything. Raises DocumentBusyError."""
+        return self._local.adapter.missing(self._local.doc, since)
+
     def quarantined(self) -> list[Quarantined]:
         """Return what a server sent that could not be used: kept, reported, skipped."""
         return self._local.store.quarantined(self._local.record.id)

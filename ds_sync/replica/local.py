@@ -135,6 +135,13 @@ class LocalDocument:
             self._plan_compaction()
         self.changed.notify()
 
+    def merge(self, update: bytes) -> bool:
+        """Take in an update from elsewhere as an edit of ours; return whether it was news. Raises as `Document.merge` says."""
+        if not self.adapter.apply(self.doc, [update]):
+            return False
+        self._receive_edit(update)
+        return True
+
     def store_unsaved(self) -> bool:
         """Store the edits that are only in memory; return whether none is left."""
         try:

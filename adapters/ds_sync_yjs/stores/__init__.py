@@ -1,0 +1,1 @@
+"""What servers of Yjs documents keep on disk, for `ds_sync.sources`."""

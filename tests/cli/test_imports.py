@@ -1,0 +1,229 @@
+"""`ds-sync import` and `ds-sync export`: everything comes, once, whole or not at all, and is compared at the end."""
+
+import json
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from pycrdt import Array, Doc, Map, Text
+
+from ds_sync.cli.main import main
+from ds_sync.testing.server_process import ServerProcess
+
+SCHEMA = 'CREATE TABLE "documents" ("name" varchar(255) NOT NULL, "data" blob NOT NULL, UNIQUE(name))'
+
+HOLDER = """
+import asyncio, sys
+from ds_sync import Replica
+
+async def hold():
+    async with Replica(sys.argv[1]):
+        print("in", flush=True)
+        sys.stdin.read()
+
+asyncio.run(hold())
+"""
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def build(text: str) -> bytes:
+    doc: Doc[Any] = Doc(client_id=123_456_789)  # ids have one to five bytes
+    doc["body"] = body = Text(f"-{text}")
+    del body[0]
+    doc["map"] = Map({"n": 1})
+    return bytes(doc.get_update())
+
+
+def make_store(path: Path, documents: dict[str, bytes]) -> Path:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(SCHEMA)
+        connection.executemany("INSERT INTO documents VALUES (?, ?)", documents.items())
+        connection.commit()
+    return path
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    with ServerProcess() as process:
+        yield process
+
+
+@pytest.fixture(params=["file", "server"])
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "file":
+        yield str(tmp_path / "target.db")
+        return
+    with ServerProcess() as process:
+        yield process.url
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return make_store(tmp_path / "hocuspocus.sqlite", {"one": build("hello"), "notes/Übung 2": build("Grüße 😀")})
+
+
+def rows(target: str) -> int:
+    """How many updates a place holds."""
+    with closing(sqlite3.connect(target)) as connection:
+        (count,) = connection.execute("SELECT (SELECT count(*) FROM outbox) + (SELECT count(*) FROM log)").fetchone()
+    return int(count)
+
+
+def test_all_documents_come_and_a_second_run_adds_nothing(store: Path, target: str) -> None:
+    first = call("import", store, target)
+    assert (first.exit_code, first.output) == (
+        0,
+        f"{store}: Hocuspocus, 2 documents\n"
+        f"  notes/Übung 2: {len(build('Grüße 😀'))} bytes, added\n"
+        f"  one: {len(build('hello'))} bytes, added\n",
+    )
+    assert call("export", target, "one", "--format", "text").output == "hello"
+    before = call("export", target, "notes/Übung 2").stdout_bytes
+    again = call("import", store, target)
+    assert again.exit_code == 0
+    assert again.output.count("there already\n") == 2
+    assert call("export", target, "notes/Übung 2").stdout_bytes == before
+    if "://" not in target:
+        assert rows(target) == 2
+
+
+def test_a_dry_run_changes_nothing(store: Path, target: str) -> None:
+    told = call("import", store, target, "--dry-run")
+    assert (told.exit_code, told.output.count("bytes, new\n")) == (0, 2)
+    assert not Path(target).exists()
+    assert "there is no document" in call("export", target, "one").output
+    call("import", store, target, "--document", "one")
+    told = call("import", store, target, "--dry-run")
+    assert "one: " in told.output
+    assert told.output.count("bytes, there already\n") == 1
+    assert told.output.count("bytes, new\n") == 1
+
+
+def test_what_others_wrote_stays(tmp_path: Path, target: str) -> None:
+    ours: Doc[Any] = Doc()
+    ours["body"] = text = Text("base ")
+    early = make_store(tmp_path / "early.sqlite", {"one": ours.get_update()})
+    theirs: Doc[Any] = Doc()
+    theirs.apply_update(ours.get_update())
+    theirs.get("body", type=Text).insert(5, "theirs ")
+    late = make_store(tmp_path / "late.sqlite", {"one": theirs.get_update()})
+    text.insert(0, "ours ")
+    newer = make_store(tmp_path / "newer.sqlite", {"one": ours.get_update()})
+    assert call("import", early, target).output.endswith("added\n")
+    assert "to be added" in call("import", late, target, "--dry-run").output
+    assert call("import", late, target).output.endswith("added\n")
+    assert call("import", newer, target).output.endswith("added; TARGET has more\n")
+    assert call("import", early, target).output.endswith("there already; TARGET has more\n")
+    assert call("export", target, "one", "--format", "text").output == "ours base theirs "
+
+
+def test_a_deletion_alone_is_news(tmp_path: Path, target: str) -> None:
+    doc: Doc[Any] = Doc()
+    doc["body"] = text = Text("hello")
+    first = make_store(tmp_path / "first.sqlite", {"one": doc.get_update()})
+    del text[0]
+    second = make_store(tmp_path / "second.sqlite", {"one": doc.get_update()})
+    call("import", first, target)
+    assert "to be added" in call("import", second, target, "--dry-run").output
+    assert call("import", second, target).output.endswith("added\n")
+    assert call("export", target, "one", "--format", "text").output == "ello"
+
+
+def test_bad_documents_fail_whole_and_hold_up_no_other(tmp_path: Path, target: str) -> None:
+    good = build("good")
+    store = make_store(
+        tmp_path / "s.sqlite", {"cut": good[:-3], "fine": good, "a//b": good, "\x1b[31mred": good, "empty": b"\x00\x00", "v2": bytes(13)}
+    )
+    done = call("import", store, target)
+    assert done.exit_code == 1
+    lines = done.output.splitlines()
+    assert f"  fine: {len(good)} bytes, added" in lines
+    assert "  empty: empty, left out" in lines
+    failed = {line.split(": FAILED: ")[0].strip(): line for line in lines if "FAILED" in line}
+    assert set(failed) == {"cut", "a//b", "'\\x1b[31mred'", "v2"}
+    assert "ends early" in failed["cut"]
+    assert "version 2" in failed["v2"]
+    assert "not a path" in failed["a//b"]
+    assert lines[-1] == "ds-sync import: 4 of 6 not imported"
+    assert "there is no document" in call("export", target, "cut").output
+    assert "there is no document" in call("export", target, "empty").output
+    renamed = call("import", store, target, "--document", "a//b", "--as", "a/b")
+    assert renamed.output.endswith(f"  a//b as a/b: {len(good)} bytes, added\n")
+
+
+def test_a_document_goes_to_a_documents_url_and_back(tmp_path: Path, server: ServerProcess) -> None:
+    update = tmp_path / "note.bin"
+    update.write_bytes(build("over there"))
+    url = f"{server.url}/v1/yjs/work/docs/notes/%C3%9Cbung"
+    assert call("import", update, url).output.endswith("  note as notes/Übung: " + f"{len(build('over there'))} bytes, added\n")
+    out = tmp_path / "out.bin"
+    assert call("export", url, "-o", out).output == ""
+    assert call("import", out, tmp_path / "copy.db", "--as", "copy").exit_code == 0
+    assert call("export", tmp_path / "copy.db", "copy", "--format", "text").output == "over there"
+    assert call("export", url, "--format", "json").output == json.dumps({"body": "over there", "map": {"n": 1}}, indent=2) + "\n"
+    assert call("export", server.url, "notes/Übung", "--service", "work", "--format", "json", "--root", "map").output == '{\n  "n": 1\n}\n'
+
+
+def test_a_file_in_use_can_be_exported_from_but_not_imported_into(store: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target.db"
+    call("import", store, target)
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(target)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"in\n"
+        assert call("export", target, "one", "--format", "text").output == "hello"
+        refused = call("import", store, target)
+        assert (refused.exit_code, "process" in refused.output) == (2, True)
+        assert call("import", store, target, "--dry-run").exit_code == 0
+        assert holder.stdin is not None
+        holder.stdin.close()
+
+
+def test_which_text_must_be_clear(tmp_path: Path) -> None:
+    doc: Doc[Any] = Doc()
+    doc["a"], doc["b"], doc["list"] = Text("A"), Text("B"), Array([1])
+    update = tmp_path / "two.bin"
+    update.write_bytes(doc.get_update())
+    call("import", update, tmp_path / "t.db")
+    assert "choose by --root which text: a, b" in call("export", tmp_path / "t.db", "two", "--format", "text").output
+    assert call("export", tmp_path / "t.db", "two", "--format", "text", "--root", "b").output == "B"
+    assert "no root 'list' to be written as text" in call("export", tmp_path / "t.db", "two", "--format", "text", "--root", "list").output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("import", "STORE", "http://127.0.0.1:1/v1/yjs/x/docs/one"), "choose one by --document"),
+        (("import", "STORE", "http://127.0.0.1:1/v1/yjs/x"), "a document's URL is"),
+        (("import", "STORE", "ftp://x"), "not the http(s) URL"),
+        (("import", "STORE", "x.db", "--document", "nope"), "no document 'nope'"),
+        (("import", "nonesuch", "x.db"), "does not exist"),
+        (("import", ".", "x.db"), "no store of a kind that can be read"),
+        (("export", "x.db"), "which DOCUMENT?"),
+        (("export", "x.db", "a//b"), "not a path"),
+        (("export", "x.db", "a"), "there is no document default/a; there are: none"),
+        (("export", "http://127.0.0.1:1/v1/yjs/x/docs/one", "two"), "names the document already"),
+    ],
+)
+def test_wrong_arguments_are_exit_2_and_one_clear_line(
+    arguments: tuple[str, ...], said: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path / "folder")
+    done = call(*(str(store) if argument == "STORE" else argument for argument in arguments))
+    assert done.exit_code == 2
+    assert said in done.output
+    assert not Path("x.db").exists()
+
+
+def test_a_server_that_is_not_there_is_told(store: Path) -> None:
+    done = call("import", store, "http://127.0.0.1:1", "--timeout", "0.5", "--document", "one")
+    assert (done.exit_code, "one: FAILED: http://127.0.0.1:1 did not answer within 0.5 s" in done.output) == (1, True)
