@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from ds_sync.environment import Environment
@@ -36,6 +37,7 @@ class Connection:
         "_due",
         "_environment",
         "_farewell",
+        "_push",
         "_queue",
         "_queued",
         "_send",
@@ -45,8 +47,10 @@ class Connection:
         "last_sent",
     )
 
-    def __init__(self, send: Send, environment: Environment) -> None:
+    def __init__(self, send: Send, environment: Environment, push: Callable[[bytes], bool] | None = None) -> None:
         self._send = send
+        self._push = push
+        """Of the server, if it has it (`ds_sync.server.gateway.PUSH`): sends at once, with no turn of the event loop for each client."""
         self._environment = environment
         self._queue: deque[tuple[bytes, asyncio.Future[None] | None]] = deque()
         self._queued = 0
@@ -71,6 +75,9 @@ class Connection:
     def post(self, message: bytes) -> None:
         """Send, after what waits. A client that has too much waiting is cut off instead, and told to come back."""
         if self._farewell is not None:
+            return
+        if self._push is not None and not self._queue and self._due is None and self._push(message):
+            self.last_sent = self._environment.monotonic()
             return
         if self._queued and self._queued + len(message) > QUEUE_BYTES:
             self.cut_off()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from typing import Final
 
 from ds_sync.exceptions import ForbiddenError, FramingError, InvalidUpdateError, ResponseError, UnauthorizedError
-from ds_sync.server.gateway import Doorway, Receive, Scope, Send, SharedDocument
+from ds_sync.server.gateway import PUSH, Doorway, Receive, Scope, Send, SharedDocument
 from ds_sync_ywebsocket import messages
 from ds_sync_ywebsocket.connection import FAILED, RESTART, TOO_BIG, Connection
 from ds_sync_ywebsocket.room import CLOSE_CODES, Room
@@ -17,6 +18,9 @@ IDLE_SECONDS: Final = 30.0
 
 ROUND_SECONDS: Final = 5.0
 """How often the rooms are looked after."""
+
+AT_ONCE: Final = 100
+"""Messages of one client that are taken in a turn of the event loop, should so many be there."""
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +43,7 @@ class YWebsocketGateway:
             return
         offered = scope.get("subprotocols") or [None]
         await send({"type": "websocket.accept", "subprotocol": offered[0]})
-        connection = Connection(send, self._environment)
+        connection = Connection(send, self._environment, (scope.get("extensions") or {}).get(PUSH))
         pumping = asyncio.ensure_future(connection.pump())
         talking = asyncio.ensure_future(self._talk(connection, scope, receive))
         try:
@@ -92,7 +96,11 @@ class YWebsocketGateway:
 
     async def _listen(self, connection: Connection, room: Room, receive: Receive) -> None:
         complained = False
-        while not connection.closing:
+        for number in itertools.count():
+            if connection.closing:
+                return
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
             message = await receive()
             if message["type"] == "websocket.disconnect":
                 return

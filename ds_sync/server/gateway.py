@@ -32,6 +32,10 @@ PRESENCE_NAME: Final = "default"
 MAX_FRAME: Final = 16 * 1024 * 1024
 """Bytes of one message. The HTTP server takes no larger frame."""
 
+PUSH: Final = "ds_sync.push"
+"""In the `extensions` of a connection's scope, if the server has it: a function that sends a binary message at once and returns True, or,
+if the client has not taken what was sent before, does nothing and returns False. `send` waits for such a client."""
+
 Unwatch: TypeAlias = Callable[[], None]
 
 Admit: TypeAlias = Callable[[Scope, str], Awaitable[None]]

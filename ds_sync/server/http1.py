@@ -1,6 +1,6 @@
 """HTTP/1.1 for an ASGI application, on the event loop the application lives on: no thread stands between a request and its handler.
 
-An HTTP server that lives in threads of its own costs an append more than the append itself. What is not HTTP/1.1 (HTTP/2, WebSockets) is
+An HTTP server that lives in threads of its own costs an append more than the append itself. WebSockets are served here, too. HTTP/2 is
 handed on, byte for byte, to a server that speaks it.
 """
 
@@ -17,6 +17,7 @@ from ds_sync.server.http1_exchange import LINES, PENDING_BYTES, Exchange
 from ds_sync.server.http1_head import CHUNKED, HTTP2_PREFACE, MAX_HEAD, BadRequestError, ChunkedBody, Head, parse_head
 from ds_sync.server.responses import Receive, Scope, Send
 from ds_sync.server.tunnel import Tunnel
+from ds_sync.server.websocket import WebSocket
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class Http1Server:
 
     Times are seconds: `idle` for a connection that asks nothing, `patience` for a request or the reading of an answer that does not
     move; every `tick` they are looked at.
-    `beyond` is the port on this machine of the server that speaks what is not HTTP/1.1; without it that is refused.
+    `beyond` is the port on this machine of the server that speaks HTTP/2; without it that is refused.
     """
 
     def __init__(self, app: App, *, beyond: int | None = None, idle: float = 75.0, patience: float = 60.0, tick: float = 1.0) -> None:
@@ -98,6 +99,7 @@ class Connection(asyncio.Protocol):
         "_since",
         "_task",
         "_tunnel",
+        "_websocket",
         "client",
         "endpoint",
         "loop",
@@ -123,6 +125,7 @@ class Connection(asyncio.Protocol):
         self._lingering = False
         self._since = server.now
         self._tunnel: Tunnel | None = None
+        self._websocket: WebSocket | None = None
         self._task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -138,6 +141,8 @@ class Connection(asyncio.Protocol):
         self.resume_writing()
         if self._tunnel is not None:
             self._tunnel.close()
+        if self._websocket is not None:
+            self._websocket.lose()
         if self._exchange is not None:
             self._exchange.hang_up()
 
@@ -156,6 +161,9 @@ class Connection(asyncio.Protocol):
             return
         if self._tunnel is not None:
             self._tunnel.send(data)
+            return
+        if self._websocket is not None:
+            self._websocket.feed(data)
             return
         self._buffer = self._buffer + data if self._buffer else data
         self._advance()
@@ -198,7 +206,7 @@ class Connection(asyncio.Protocol):
 
     def hang_up_if_idle(self) -> None:
         """Close, if nothing is asked."""
-        if self._exchange is None and self._tunnel is None and not self._buffer:
+        if self._exchange is None and self._tunnel is None and self._websocket is None and not self._buffer:
             self.transport.close()
 
     def hang_up(self) -> None:
@@ -209,7 +217,9 @@ class Connection(asyncio.Protocol):
 
     def check(self, now: float, idle: float, patience: float) -> None:
         """End the connection if nothing has moved for too long."""
-        if self._tunnel is not None or self._lingering:
+        if self._websocket is not None:
+            self._websocket.check(now)
+        if self._websocket is not None or self._tunnel is not None or self._lingering:
             return
         waited = now - self._since
         if self._exchange is None and not self._buffer:
@@ -252,8 +262,11 @@ class Connection(asyncio.Protocol):
                 self._hand_on(buffer)
                 return False
             head = parse_head(data.lstrip(b"\r\n"))
-            if head.upgrade and self.server.beyond is not None:
-                self._hand_on(buffer)
+            if head.upgrade:
+                self._buffer = b""
+                self._websocket = WebSocket(self, head)
+                self._task = self.loop.create_task(self._websocket.run())
+                self._websocket.feed(buffer[end + 4 :])
                 return False
             self._head_bytes, self._head = data, head
         self._buffer = buffer[end + 4 :]
