@@ -21,8 +21,11 @@ from ds_sync.server.inspector import MOUNT as INSPECT_MOUNT
 from ds_sync.server.inspector import InspectAccess, Inspector
 from ds_sync.server.listing import LIST_PATH, serve_list
 from ds_sync.server.live import Waiters
+from ds_sync.server.logs import access, log_request
+from ds_sync.server.metrics import CONTENT_TYPE, METRICS_PATH, Metrics
 from ds_sync.server.requests import RESERVED, STREAM_MOUNT, ClientGoneError, parse_stream_path
 from ds_sync.server.responses import METHODS, PREFLIGHT_HEADERS, Message, Receive, Scope, Send, answer, build_refusal
+from ds_sync.server.slow_bodies import TimedBody
 from ds_sync.server.streams import Limits, Streams, raw_path
 from ds_sync.server.subscription_routes import SubscriptionRoutes
 from ds_sync.server.subscriptions import Subscriptions
@@ -53,14 +56,18 @@ class Application:
         inspect: InspectAccess | None = None,
     ) -> None:
         self.engine = engine
+        self._request_timeout = limits.request_timeout
         self._environment = environment
         self._waiters = Waiters()
         self._unwatch = engine.watch(self._waiters.wake)
+        self.metrics = Metrics(engine, self._waiters)
         self._under_way = 0
         self._idle: asyncio.Event | None = None
         streams = Streams(engine, environment, limits, self._waiters)
         self._documents = Documents(engine, streams, environment, limits, compact_after, open_worker)
-        doorway = Doorway(engine, environment, self._documents, max_frame=max_frame, page_bytes=limits.page_bytes)
+        doorway = Doorway(
+            engine, environment, self._documents, max_frame=max_frame, page_bytes=limits.page_bytes, max_streams=limits.max_streams
+        )
         self._gateways = Gateways(doorway, gateways)
         self._inspector: Inspector | None = None
         if inspect is not None:
@@ -126,19 +133,27 @@ class Application:
             if self._idle is not None and not self._under_way:
                 self._idle.set()
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = False
+    async def _serve(self, scope: Scope, receive: Receive, out: Send) -> None:
+        started, status, sent = False, 0, 0
+        monotonic = self._environment.monotonic
+        began = monotonic()
 
-        async def send_noting(message: Message) -> None:
-            nonlocal started
+        async def send(message: Message) -> None:
+            nonlocal started, status, sent
             started = True
-            await send(message)
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            else:
+                sent += len(message.get("body", b""))
+            await out(message)
 
         try:
             method = scope["method"]
             path = raw_path(scope)
+            if self._request_timeout is not None and scope.get("http_version") == "2":
+                receive = TimedBody(receive, self._request_timeout, monotonic)
             if self._inspector is not None and (path + b"/").startswith(INSPECT_MOUNT + b"/"):
-                await self._inspector.serve(scope, send_noting)
+                await self._inspector.serve(scope, send)
             elif method == "OPTIONS":
                 await send({"type": "http.response.start", "status": 204, "headers": PREFLIGHT_HEADERS})
                 await send({"type": "http.response.body", "body": b""})
@@ -149,21 +164,26 @@ class Application:
                     return
                 name = parse_stream_path(path[len(STREAM_MOUNT) :])
                 if name == LIST_PATH:
-                    await serve_list(self.engine, scope, send_noting)
+                    await serve_list(self.engine, scope, send)
                     return
                 if f"{name}/".startswith(RESERVED):
-                    await self._subscriptions.serve(path[len(STREAM_MOUNT) :], scope, receive, send_noting)
+                    await self._subscriptions.serve(path[len(STREAM_MOUNT) :], scope, receive, send)
                     return
                 if PRESENCE_MARK in name and (presence := parse_presence_path(name)) is not None:
-                    await self._documents.serve_presence(*presence, scope, receive, send_noting)
+                    await self._documents.serve_presence(*presence, scope, receive, send)
                     return
-                await handler(name, scope, receive, send_noting)
+                await handler(name, scope, receive, send)
             elif (document := parse_document_name(path)) is not None:
-                await self._documents.serve(document, scope, receive, send_noting)
+                await self._documents.serve(document, scope, receive, send)
             elif path == b"/health" and method in ("GET", "HEAD"):
                 body = json.dumps({"status": "ok", "version": __version__, "durable": self.engine.durable}).encode()
                 fields = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
                 await answer(send, 200, fields, body if method == "GET" else b"")
+            elif path == METRICS_PATH and method in ("GET", "HEAD"):
+                self.metrics.under_way = self._under_way
+                text = self.metrics.render()
+                fields = [(b"content-type", CONTENT_TYPE), (b"cache-control", b"no-store")]
+                await answer(send, 200, fields, text if method == "GET" else b"")
             else:
                 raise NotFoundError("nothing is served at this path", code="NOT_FOUND")
         except ClientGoneError:
@@ -173,15 +193,20 @@ class Application:
         except DsSyncError as error:
             if started:
                 raise
-            status, fields, body = build_refusal(error)
-            if status >= 500:
+            refusal, fields, body = build_refusal(error)
+            if refusal >= 500:
                 log.warning("%s %s: %s", scope["method"], scope["path"], error)
-            await answer(send, status, fields, b"" if scope["method"] == "HEAD" else body)
+            await answer(send, refusal, fields, b"" if scope["method"] == "HEAD" else body)
         except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"])
             if started:
                 raise
             await answer(send, *build_refusal(ServerError("the server failed; its log says how", code="INTERNAL_ERROR")))
+        finally:
+            took = monotonic() - began
+            self.metrics.note(scope["method"], status, sent, took, live=b"live=" in scope["query_string"])
+            if access.isEnabledFor(logging.INFO):
+                log_request(scope, status, sent, took)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
@@ -208,6 +233,8 @@ def create_app(
     max_body: int = 64 * 1024 * 1024,
     page_bytes: int = 1024 * 1024,
     retain_bytes: int | None = None,
+    max_streams: int | None = None,
+    request_timeout: float | None = 60.0,
     webhook_targets: TargetPolicy | None = None,
     public_url: str | None = None,
     compact_after: int | None = 1024 * 1024,
@@ -221,11 +248,12 @@ def create_app(
     `webhook_targets` says where webhooks may go; by default, by https to public addresses. `public_url` is where clients reach the server,
     for the callbacks of webhooks; by default what the Host header of the subscriber's request says. `compact_after`: a document whose
     log has grown by this much gets a snapshot (None: never), from `open_worker`; by default, from a process of its own. `retain_bytes`:
-    how much of a stream is kept at least, its oldest records going first; None keeps everything.
+    how much of a stream is kept at least, its oldest records going first; None keeps everything. `max_streams`: how many living streams
+    clients may make; None: any number. `request_timeout`: how long a body in HTTP/2 may fall behind; in HTTP/1.1 the server sees to it.
     `gateways`: other protocols on WebSockets, by the segment after `/v1/` they are served at; by default, those that are installed.
     `max_frame`: bytes that one message of a WebSocket client may have. `inspect`: who may look at `/inspect`; by default nobody.
     """
-    limits = Limits(max_body, page_bytes, long_poll_timeout, sse_seconds, retain_bytes)
+    limits = Limits(max_body, page_bytes, long_poll_timeout, sse_seconds, retain_bytes, max_streams, request_timeout)
     targets = webhook_targets or TargetPolicy()
     world = environment or Environment()
     return Application(engine, world, limits, targets, public_url, compact_after, open_worker, gateways, max_frame, inspect)

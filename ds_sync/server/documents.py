@@ -115,7 +115,7 @@ class Documents:
         self._engine = engine
         self._streams = streams
         self._environment = environment
-        self._lives = Lives(engine, environment)
+        self._lives = Lives(engine, environment, limits.max_streams)
         self._snapshots = Snapshots(engine, environment)
         self._compactor = None if compact_after is None else Compactor(engine, self._snapshots, environment, compact_after, open_worker)
         self.presence = PresenceEngine(environment.monotonic)

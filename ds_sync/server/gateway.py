@@ -96,6 +96,7 @@ class Doorway:
         *,
         max_frame: int = MAX_FRAME,
         page_bytes: int = 1024 * 1024,
+        max_streams: int | None = None,
         admit: Admit = admit_everybody,
     ) -> None:
         self.environment = environment
@@ -107,7 +108,7 @@ class Doorway:
         """To be asked before a client gets anything of a document."""
         self.engine = engine
         self.documents = documents
-        self.lives = Lives(engine, environment)
+        self.lives = Lives(engine, environment, max_streams)
         self._bells: dict[str, list[Callable[[], None]]] = {}
         self._unwatch = (engine.watch(self._ring), documents.presence.watch(self._ring))
 

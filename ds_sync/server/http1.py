@@ -7,6 +7,7 @@ handed on, byte for byte, to a server that speaks it.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -14,8 +15,8 @@ from email.utils import formatdate
 from typing import Any, Final, cast
 
 from ds_sync.server.http1_exchange import LINES, PENDING_BYTES, Exchange
-from ds_sync.server.http1_head import CHUNKED, HTTP2_PREFACE, MAX_HEAD, BadRequestError, ChunkedBody, Head, parse_head
-from ds_sync.server.responses import Receive, Scope, Send
+from ds_sync.server.http1_head import CHUNKED, HTTP2_PREFACE, MAX_HEAD, MAX_TARGET, BadRequestError, ChunkedBody, Head, parse_head
+from ds_sync.server.responses import COMMON_HEADERS, Receive, Scope, Send
 from ds_sync.server.tunnel import Tunnel
 from ds_sync.server.websocket import WebSocket
 
@@ -24,19 +25,51 @@ log = logging.getLogger(__name__)
 LINGER_SECONDS: Final = 2.0
 """How long the rest of a body that nobody wants is still read."""
 
+MIN_RATE: Final = 1000.0
+"""Bytes a second."""
+
+MAX_CONNECTIONS: Final = 20_000
+
+MAX_LATE: Final = 1000
+"""Connections above the limit that are still told so."""
+
+_REFUSAL_HEADERS: Final = (
+    b"".join(b"%b: %b\r\n" % field for field in COMMON_HEADERS)
+    + b"content-type: application/json\r\ncache-control: no-store\r\nconnection: close\r\n"
+)
+
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Http1Server:
     """Serves an application on a listening socket. `start`, and `aclose` in the end.
 
-    Times are seconds: `idle` for a connection that asks nothing, `patience` for a request or the reading of an answer that does not
-    move; every `tick` they are looked at.
+    Times are seconds, sizes bytes: `idle` for a connection that asks nothing, `patience` for a request, or the reading of an answer,
+    that falls behind `min_rate` bytes a second; every `tick` they are looked at. Of more than `max_connections` the latest are told
+    to come again.
     `beyond` is the port on this machine of the server that speaks HTTP/2; without it that is refused.
     """
 
-    def __init__(self, app: App, *, beyond: int | None = None, idle: float = 75.0, patience: float = 60.0, tick: float = 1.0) -> None:
+    def __init__(
+        self,
+        app: App,
+        *,
+        beyond: int | None = None,
+        idle: float = 75.0,
+        patience: float = 60.0,
+        min_rate: float = MIN_RATE,
+        tick: float = 1.0,
+        max_head: int = MAX_HEAD,
+        max_target: int = MAX_TARGET,
+        max_connections: int = MAX_CONNECTIONS,
+    ) -> None:
         self.app = app
+        self.min_rate = min_rate
+        self.max_head = max_head
+        self.max_target = max_target
+        self.max_connections = max_connections
+        self.refused: dict[int, int] = {}
+        """By status: the connections that were ended with it, because of what stood on them or did not; 0 is one cut off without a word."""
         self.beyond = beyond
         self.connections: set[Connection] = set()
         self.closing = False
@@ -81,6 +114,7 @@ class Http1Server:
             await asyncio.sleep(self._tick)
             self.read_clock()
             for connection in tuple(self.connections):
+                connection.check_reading(self.now, self._patience)
                 connection.check(self.now, self._idle, self._patience)
 
 
@@ -91,14 +125,17 @@ class Connection(asyncio.Protocol):
         "_body",
         "_buffer",
         "_drained",
+        "_ending",
         "_exchange",
         "_head",
         "_head_bytes",
+        "_late",
         "_left",
         "_lingering",
         "_since",
         "_task",
         "_tunnel",
+        "_unsent",
         "_websocket",
         "client",
         "endpoint",
@@ -123,7 +160,14 @@ class Connection(asyncio.Protocol):
         self._drained: asyncio.Future[None] | None = None
         """Somebody waits until the client has read on."""
         self._lingering = False
+        self._late = False
+        """There were enough connections before this one."""
         self._since = server.now
+        """When the last thing moved that had to move; a little before that, for what moves slowly."""
+        self._ending = False
+        """It is being closed, after what is written."""
+        self._unsent = 0
+        """Bytes that the client had not read at the last look."""
         self._tunnel: Tunnel | None = None
         self._websocket: WebSocket | None = None
         self._task: asyncio.Task[None] | None = None
@@ -134,7 +178,13 @@ class Connection(asyncio.Protocol):
         # Asked for once: uvloop asks the kernel each time.
         self.client = transport.get_extra_info("peername")
         self.endpoint = transport.get_extra_info("sockname")
-        self.server.connections.add(self)
+        connections = self.server.connections
+        connections.add(self)
+        over = len(connections) - self.server.max_connections
+        if over > 0:
+            self._late = True  # it is told, when it asks for something
+            if over > MAX_LATE:
+                self._cut_off()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.server.connections.discard(self)
@@ -165,12 +215,18 @@ class Connection(asyncio.Protocol):
         if self._websocket is not None:
             self._websocket.feed(data)
             return
-        self._buffer = self._buffer + data if self._buffer else data
+        if self._buffer:
+            self._buffer += data
+        else:
+            self._buffer = data
+            if self._exchange is None:
+                self._since = self.server.now
         self._advance()
 
     def pause_writing(self) -> None:
         self.paused = True
         self._since = self.server.now
+        self._unsent = self.transport.get_write_buffer_size()
         if self._tunnel is not None:
             self._tunnel.pause()
 
@@ -215,6 +271,19 @@ class Connection(asyncio.Protocol):
             self._tunnel.close()
         self.transport.close()
 
+    def check_reading(self, now: float, patience: float) -> None:
+        """Cut the connection off if what is written to it is read too slowly, or not at all."""
+        closing = self.transport.is_closing()
+        if not self.paused and not closing:
+            return
+        unsent = self.transport.get_write_buffer_size()
+        if closing and not self._ending:
+            self._ending, self._since = True, now  # it may have been quiet for long before
+        self._move(max(0, self._unsent - unsent))
+        self._unsent = unsent
+        if unsent and now - self._since > patience:
+            self._cut_off()
+
     def check(self, now: float, idle: float, patience: float) -> None:
         """End the connection if nothing has moved for too long."""
         if self._websocket is not None:
@@ -230,6 +299,18 @@ class Connection(asyncio.Protocol):
                 self.transport.abort()
         elif (self._exchange is None or not self._exchange.complete) and waited > patience:
             self._refuse(BadRequestError(408, "the request does not come"))
+
+    def _move(self, count: int) -> None:
+        """So many bytes came, or went: that is worth the time they may take."""
+        self._since = min(self.server.now, self._since + count / self.server.min_rate)
+
+    def _cut_off(self) -> None:
+        self._count_refusal(0)
+        self.transport.abort()
+
+    def _count_refusal(self, status: int) -> None:
+        refused = self.server.refused
+        refused[status] = refused.get(status, 0) + 1
 
     def _advance(self) -> None:
         try:
@@ -250,10 +331,12 @@ class Connection(asyncio.Protocol):
     def _begin(self) -> bool:
         buffer = self._buffer
         end = buffer.find(b"\r\n\r\n")
-        if end < 0 or end > MAX_HEAD:
-            if len(buffer) > MAX_HEAD:
+        if end < 0 or end > self.server.max_head:
+            if len(buffer) > self.server.max_head:
                 raise BadRequestError(431, "the head is too long")
             return False
+        if self._late:
+            raise BadRequestError(429, "there are too many connections")
         data = buffer[:end]
         if data == self._head_bytes and self._head is not None:
             head = self._head
@@ -261,7 +344,7 @@ class Connection(asyncio.Protocol):
             if buffer.startswith(HTTP2_PREFACE):
                 self._hand_on(buffer)
                 return False
-            head = parse_head(data.lstrip(b"\r\n"))
+            head = parse_head(data.lstrip(b"\r\n"), self.server.max_target)
             if head.upgrade:
                 self._buffer = b""
                 self._websocket = WebSocket(self, head)
@@ -295,7 +378,7 @@ class Connection(asyncio.Protocol):
             self._buffer = buffer[len(part) :]
             self._left -= len(part)
             complete = not self._left
-        self._since = self.server.now
+        self._move(len(part))
         exchange.receive_part(part, complete=complete)
         return complete
 
@@ -306,10 +389,11 @@ class Connection(asyncio.Protocol):
         self._tunnel = Tunnel(self.transport, self.server.beyond, data)
 
     def _refuse(self, error: BadRequestError) -> None:
+        self._count_refusal(error.status)
         exchange = self._exchange
         if exchange is None or not exchange.started:
-            body = f"{error}\n".encode()
-            fields = b"content-type: text/plain\r\ncache-control: no-store\r\nx-content-type-options: nosniff\r\nconnection: close\r\n"
+            body = json.dumps({"error": {"code": error.code, "message": str(error)}}).encode()
+            fields = _REFUSAL_HEADERS + (b"retry-after: 5\r\n" if error.status == 429 else b"")
             head = LINES[error.status] + fields + self.server.date + b"content-length: %d\r\n\r\n" % len(body)
             self.transport.write(head + body)
         if exchange is not None:

@@ -32,6 +32,19 @@ class BadRequestError(Exception):
         super().__init__(reason)
         self.status = status
 
+    @property
+    def code(self) -> str:
+        """The machine code of the answer."""
+        return _CODES.get(self.status, "INVALID_REQUEST")
+
+
+_CODES: Final = {
+    408: "REQUEST_TIMEOUT",
+    414: "URL_TOO_LONG",
+    429: "TOO_MANY_CONNECTIONS",
+    431: "HEADERS_TOO_LARGE",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Head:
@@ -53,7 +66,7 @@ class Head:
     """Whether another protocol is asked for."""
 
 
-def parse_head(data: bytes) -> Head:
+def parse_head(data: bytes, max_target: int = MAX_TARGET) -> Head:
     """Read a head without its empty last line. Raises BadRequestError."""
     first, *lines = data.split(b"\r\n")
     match = _LINE.fullmatch(first)
@@ -62,7 +75,7 @@ def parse_head(data: bytes) -> Head:
     method, target, major, minor = match.groups()
     if major != b"1":
         raise BadRequestError(505, "this is not HTTP/1.x")
-    if len(target) > MAX_TARGET:
+    if len(target) > max_target:
         raise BadRequestError(414, "the request's target is too long")
     headers: list[tuple[bytes, bytes]] = []
     framing: dict[bytes, bytes] = {}

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TypeAlias, TypeVar
 
 from ds_sync.environment import Environment
-from ds_sync.exceptions import GoneError
+from ds_sync.exceptions import GoneError, ServerError
 from ds_sync.protocol.decisions import CreateOutcome, CreateRequest, UnburiedError, decide_create
 from ds_sync.protocol.endings import SourcesNeededError, decide_delete, decide_expire
 from ds_sync.protocol.forks import ForkPoint, ForkRequest, PointNeededError, decide_fork
@@ -24,23 +24,24 @@ DecideEnd: TypeAlias = Callable[[StreamView, float, Mapping[str, StreamView]], D
 
 
 class Lives:
-    """The beginnings and ends of streams, over one engine."""
+    """The beginnings and ends of streams, over one engine: no beginning while there are `most` living streams."""
 
-    def __init__(self, engine: StorageEngine, environment: Environment) -> None:
+    def __init__(self, engine: StorageEngine, environment: Environment, most: int | None = None) -> None:
         self._engine = engine
         self._environment = environment
+        self._most = most
 
     async def create(self, request: CreateRequest) -> CreateOutcome:
-        """Make a stream, or find it there. Raises what `decide_create` does."""
+        """Make a stream, or find it there. Raises what `decide_create` does, and ServerError (507) if there are too many."""
 
         async def attempt() -> CreateOutcome:
             now = self._environment.now()
-            return await self._engine.transact((request.path,), lambda views: decide_create(views[0], request, now))
+            return await self._engine.transact((request.path,), lambda views: self._limit(decide_create(views[0], request, now)))
 
         return await self._in_a_free_place(request.path, attempt)
 
     async def fork(self, request: ForkRequest) -> CreateOutcome:
-        """Make a fork, or find it there. Raises what `decide_fork` does."""
+        """Make a fork, or find it there. Raises what `decide_fork` does, and ServerError (507) if there are too many streams."""
         point: ForkPoint | None = None
         while True:
             try:
@@ -64,9 +65,14 @@ class Lives:
 
         async def attempt() -> CreateOutcome:
             now = self._environment.now()
-            return await self._engine.transact(paths, lambda views: decide_fork(views[0], views[1], request, point, now))
+            return await self._engine.transact(paths, lambda views: self._limit(decide_fork(views[0], views[1], request, point, now)))
 
         return await self._in_a_free_place(request.path, attempt)
+
+    def _limit(self, decision: Decision[CreateOutcome]) -> Decision[CreateOutcome]:
+        if self._most is not None and decision.result.created and self._engine.count() >= self._most:
+            raise ServerError(f"there are {self._most} streams, as many as there may be", status=507, code="TOO_MANY_STREAMS")
+        return decision
 
     async def _in_a_free_place(self, path: str, attempt: Callable[[], Awaitable[CreateOutcome]]) -> CreateOutcome:
         while True:

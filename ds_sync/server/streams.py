@@ -52,6 +52,10 @@ class Limits:
     """Seconds after which an SSE answer ends, so that caches and balancers can move it; clients come back at once."""
     retain_bytes: int | None = None
     """How many of a stream's last bytes are kept at least; None keeps everything."""
+    max_streams: int | None = None
+    """How many living streams clients may make; None: any number."""
+    request_timeout: float | None = None
+    """Seconds that a body in HTTP/2 may fall behind; None: any number."""
     sse_heartbeat: float = 15.0
     """Seconds of silence after which an SSE answer repeats its control event."""
 
@@ -65,7 +69,7 @@ class Streams:
         self._limits = limits
         self._waiters = waiters
         self._pages = SharedPages()
-        self._lives = Lives(engine, environment)
+        self._lives = Lives(engine, environment, limits.max_streams)
         keep = limits.retain_bytes
         self._retention = None if keep is None else Retention(engine, environment, keep, limits.page_bytes)
 
