@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from ds_sync.exceptions import FileInUseError, StoreError
@@ -80,3 +81,40 @@ def _describe(text: bytes) -> str:
         return f"process {note['pid']} ({note['role']}: {note['command']}) since {note['since']}"
     except (ValueError, KeyError, TypeError):
         return "another process"
+
+
+@dataclass(frozen=True, slots=True)
+class FileOwner:
+    """Who has a file open, or had it last."""
+
+    pid: int
+    role: str
+    command: str
+    since: str
+    running: bool | None
+    """Whether a process of that number runs on this machine: the same one, or one that was given its number later. None: can't be told."""
+
+
+def find_owner(path: str | os.PathLike[str]) -> FileOwner | None:
+    """Return who owns the file, or owned it last, by the note beside it; None without one. Takes no lock, so that no owner is refused."""
+    try:
+        with open(f"{os.path.realpath(path)}-owner", "rb") as file:
+            note = json.loads(file.read(4096))
+        pid = int(note["pid"])
+        return FileOwner(pid, str(note["role"]), str(note["command"]), str(note["since"]), _is_running(pid))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _is_running(pid: int) -> bool | None:
+    if sys.platform == "win32":  # pragma: no cover - there, signal 0 is no question
+        return None
+    if pid <= 0:
+        return None
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -12,11 +12,11 @@ import pytest
 
 from ds_sync import ownership
 from ds_sync.exceptions import FileInUseError, StoreError
-from ds_sync.ownership import Ownership
+from ds_sync.ownership import Ownership, find_owner
 
 HOLDER = """
 import sys, time
-from ds_sync.ownership import Ownership
+from ds_sync.ownership import Ownership, find_owner
 owner = Ownership(sys.argv[1], "replica")
 print("held", flush=True)
 time.sleep(60)
@@ -100,3 +100,29 @@ def test_a_full_disk_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_directory_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Ownership(tmp_path / "nowhere" / "notes.db", "replica")
+
+
+def test_who_owns_a_file_is_told_without_taking_it(tmp_path: Path) -> None:
+    path = tmp_path / "notes.db"
+    assert find_owner(path) is None
+    first = Ownership(path, "replica")
+    told = find_owner(path)
+    assert told is not None
+    assert (told.pid, told.role, told.running) == (os.getpid(), "replica", True)
+    with pytest.raises(FileInUseError):
+        Ownership(path, "replica")
+    first.release()
+
+
+@pytest.mark.parametrize("note", [b"", b"[]", b"\xff", b'{"pid": "x"}', b'{"pid": 1}'])
+def test_a_note_that_says_nothing_names_nobody(tmp_path: Path, note: bytes) -> None:
+    (tmp_path / "notes.db-owner").write_bytes(note)
+    assert find_owner(tmp_path / "notes.db") is None
+
+
+@pytest.mark.parametrize(("pid", "running"), [(2**22 + 5, False), (0, None), (-1, None), (2**70, False)])
+def test_whether_the_owner_runs(tmp_path: Path, pid: int, running: bool | None) -> None:
+    (tmp_path / "notes.db-owner").write_text(json.dumps({"pid": pid, "role": "replica", "command": "x", "since": "now"}))
+    told = find_owner(tmp_path / "notes.db")
+    assert told is not None
+    assert told.running is running

@@ -18,6 +18,7 @@ _COMMANDS = {
     "resolve": ("ds_sync.cli.resolve", "Decide what becomes of a document that was deleted or made anew on the server."),
     "import": ("ds_sync.cli.imports", "Bring documents from the store of another server, and prove that they are there."),
     "export": ("ds_sync.cli.export", "Write a document as a Yjs update, as JSON or as text."),
+    "inspect": ("ds_sync.cli.inspect", "Show what stands in a replica's file: its outbox, and what was put aside."),
     "replay": ("ds_sync.cli.replay", "Type a recorded editing session through replicas, through crashes, to its exact end."),
     "demo": ("ds_sync.cli.demo", "Show in under a minute what is kept when everything fails."),
 }
