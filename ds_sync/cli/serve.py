@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import logging
 import signal
 import socket
 import sys
@@ -15,11 +14,13 @@ from typing import Any, NoReturn
 
 import click
 
+from ds_sync.cli.serve_limits import ServeLimits, allow_open_files, limit_options
 from ds_sync.exceptions import StoreError
 from ds_sync.server.app import Application, create_app
 from ds_sync.server.engines.base import StorageEngine
 from ds_sync.server.gateway import MAX_FRAME
 from ds_sync.server.inspector import InspectAccess
+from ds_sync.server.logs import LogFormat, start_logging
 from ds_sync.server.webhook_targets import TargetPolicy
 
 DRAIN_SECONDS = 10.0
@@ -73,6 +74,9 @@ FLUSH_SECONDS = 0.1
     "--allow-webhook", multiple=True, metavar="HOST", help="A host or network (10.1.0.0/16) webhooks may go to wherever it is. Repeatable."
 )
 @click.option("--public-url", metavar="URL", help="Where clients reach this server, for callbacks.  [default: what their requests say]")
+@limit_options
+@click.option("--access-log", is_flag=True, help="Log a line for every request.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Of what is logged, to standard error.")
 def serve(
     host: str,
     port: int,
@@ -88,6 +92,9 @@ def serve(
     allow_http_webhooks: bool,
     allow_webhook: tuple[str, ...],
     public_url: str | None,
+    limits: ServeLimits,
+    access_log: bool,
+    log_format: LogFormat,
 ) -> None:
     """Serve streams until SIGTERM or SIGINT."""
     if memory and data is not None:
@@ -104,7 +111,7 @@ def serve(
         inspect = None if no_inspect else InspectAccess(inspect_token)
     except ValueError as error:
         raise click.UsageError(f"--inspect-token: {error}") from None
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    stop_logging = start_logging(log_format, requests=access_log)
     path = Path("ds-sync.db") if data is None else data
     try:
         listener = _listen(host, port)
@@ -131,11 +138,15 @@ def serve(
         compact_after=compact_after or None,
         max_frame=max_frame,
         inspect=inspect,
+        max_streams=limits.max_streams,
+        request_timeout=limits.request_timeout,
     )
     try:
-        code = _run(lambda: _serve(build, engine, listener, where))
+        code = _run(lambda: _serve(build, engine, listener, where, None if memory else path, limits))
     except StoreError as error:
         _fail(str(error))
+    finally:
+        stop_logging()
     sys.exit(code)
 
 
@@ -178,14 +189,27 @@ def _run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
     return uvloop.run(main())
 
 
-async def _serve(build: Callable[[], Application], engine: StorageEngine, listener: socket.socket, where: str) -> int:
+async def _serve(
+    build: Callable[[], Application], engine: StorageEngine, listener: socket.socket, where: str, file: Path | None, limits: ServeLimits
+) -> int:
     from ds_sync.server.http1 import Http1Server
 
     app = build()
     host, port = listener.getsockname()[:2]
     beyond = _listen("127.0.0.1", 0)
-    granian = _build_granian(app, beyond)
-    server = Http1Server(app, beyond=beyond.getsockname()[1])
+    granian = _build_granian(app, beyond, limits)
+    server = Http1Server(
+        app,
+        beyond=beyond.getsockname()[1],
+        idle=limits.idle_timeout,
+        patience=limits.request_timeout,
+        min_rate=limits.min_rate,
+        tick=min(1.0, limits.request_timeout / 4),
+        max_head=limits.max_head,
+        max_target=limits.max_url,
+        max_connections=allow_open_files(limits.max_connections),
+    )
+    app.metrics.front, app.metrics.file = server, file
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -221,10 +245,11 @@ async def _serve(build: Callable[[], Application], engine: StorageEngine, listen
         beyond.close()
 
 
-def _build_granian(app: Application, listener: socket.socket) -> Any:
+def _build_granian(app: Application, listener: socket.socket, limits: ServeLimits) -> Any:
     """Return the server for what is not HTTP/1.1; it takes the socket."""
     from granian._granian import SocketHolder
     from granian.constants import HTTPModes, Interfaces
+    from granian.http import HTTP2Settings
     from granian.server.embed import Server
 
     class ListeningServer(Server):
@@ -243,6 +268,7 @@ def _build_granian(app: Application, listener: socket.socket) -> Any:
         port=port,
         interface=Interfaces.ASGINL,
         http=HTTPModes.auto,
+        http2_settings=HTTP2Settings(max_headers_size=limits.max_head),
         websockets=True,
         backlog=1024,
         backpressure=100_000,

@@ -34,8 +34,15 @@ METHODS: Final = frozenset(("GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS"))
 class Front(Protocol):
     """The HTTP server in front, where it can tell."""
 
-    connections: Collection[object]
-    refused: Mapping[int, int]
+    @property
+    def connections(self) -> Collection[object]:
+        """Those that are open."""
+        ...
+
+    @property
+    def refused(self) -> Mapping[int, int]:
+        """How many were ended for what came or did not, by status."""
+        ...
 
 
 class Times:
