@@ -69,6 +69,7 @@ FLUSH_SECONDS = 0.1
     "a loopback address.",
 )
 @click.option("--no-inspect", is_flag=True, help="Serve no inspector.")
+@click.option("--demo", is_flag=True, help="Serve an editor page, /demo: everybody who has a page's address writes on it.")
 @click.option("--allow-http-webhooks", is_flag=True, help="Let webhooks go to this machine, and by plain http: for development.")
 @click.option(
     "--allow-webhook", multiple=True, metavar="HOST", help="A host or network (10.1.0.0/16) webhooks may go to wherever it is. Repeatable."
@@ -76,7 +77,9 @@ FLUSH_SECONDS = 0.1
 @click.option("--public-url", metavar="URL", help="Where clients reach this server, for callbacks.  [default: what their requests say]")
 @limit_options
 @click.option("--access-log", is_flag=True, help="Log a line for every request.")
-@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Of what is logged, to standard error.")
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Of what is logged, to standard error."
+)
 def serve(
     host: str,
     port: int,
@@ -89,6 +92,7 @@ def serve(
     max_frame: int,
     inspect_token: str | None,
     no_inspect: bool,
+    demo: bool,
     allow_http_webhooks: bool,
     allow_webhook: tuple[str, ...],
     public_url: str | None,
@@ -138,6 +142,7 @@ def serve(
         compact_after=compact_after or None,
         max_frame=max_frame,
         inspect=inspect,
+        demo=demo,
         max_streams=limits.max_streams,
         request_timeout=limits.request_timeout,
     )

@@ -13,16 +13,17 @@ from ds_sync import __version__
 from ds_sync.environment import Environment
 from ds_sync.exceptions import DsSyncError, InvalidRequestError, NotFoundError, ServerError
 from ds_sync.server.compaction import OpenWorker
+from ds_sync.server.demo import Demo
 from ds_sync.server.documents import PRESENCE_MARK, Documents, parse_document_name, parse_presence_path
 from ds_sync.server.engines.base import StorageEngine
 from ds_sync.server.gateway import MAX_FRAME, Doorway, OpenGateway
 from ds_sync.server.gateways import Gateways
-from ds_sync.server.inspector import MOUNT as INSPECT_MOUNT
 from ds_sync.server.inspector import InspectAccess, Inspector
 from ds_sync.server.listing import LIST_PATH, serve_list
 from ds_sync.server.live import Waiters
 from ds_sync.server.logs import access, log_request
 from ds_sync.server.metrics import CONTENT_TYPE, METRICS_PATH, Metrics
+from ds_sync.server.pages import ServePage
 from ds_sync.server.requests import RESERVED, STREAM_MOUNT, ClientGoneError, parse_stream_path
 from ds_sync.server.responses import METHODS, PREFLIGHT_HEADERS, Message, Receive, Scope, Send, answer, build_refusal
 from ds_sync.server.slow_bodies import TimedBody
@@ -54,6 +55,8 @@ class Application:
         gateways: Mapping[str, OpenGateway] | None = None,
         max_frame: int = MAX_FRAME,
         inspect: InspectAccess | None = None,
+        *,
+        demo: bool = False,
     ) -> None:
         self.engine = engine
         self._request_timeout = limits.request_timeout
@@ -70,9 +73,14 @@ class Application:
         )
         self._gateways = Gateways(doorway, gateways)
         self._inspector: Inspector | None = None
+        self._pages: dict[bytes, ServePage] = {}
+        """By the first segment of their paths."""
         if inspect is not None:
             survey = Survey(engine, environment, self._documents, self._waiters, self._gateways.count)
             self._inspector = Inspector(survey, inspect)
+            self._pages[b"inspect"] = self._inspector.serve
+        if demo:
+            self._pages[b"demo"] = Demo().serve
         self._wakes = Wakes(engine, environment, Webhooks(policy))
         self._unwatch_wakes = engine.watch(self._wakes.notice)
         subscriptions = Subscriptions(self._wakes, environment, policy)
@@ -152,8 +160,8 @@ class Application:
             path = raw_path(scope)
             if self._request_timeout is not None and scope.get("http_version") == "2":
                 receive = TimedBody(receive, self._request_timeout, monotonic)
-            if self._inspector is not None and (path + b"/").startswith(INSPECT_MOUNT + b"/"):
-                await self._inspector.serve(scope, send)
+            if (serve_page := self._pages.get(path[1:].partition(b"/")[0])) is not None:
+                await serve_page(scope, send)
             elif method == "OPTIONS":
                 await send({"type": "http.response.start", "status": 204, "headers": PREFLIGHT_HEADERS})
                 await send({"type": "http.response.body", "body": b""})
@@ -242,6 +250,7 @@ def create_app(
     gateways: Mapping[str, OpenGateway] | None = None,
     max_frame: int = MAX_FRAME,
     inspect: InspectAccess | None = None,
+    demo: bool = False,
 ) -> Application:
     """Return the application that serves `engine`; times are seconds, sizes bytes. The engine stays the caller's to close.
 
@@ -252,8 +261,9 @@ def create_app(
     clients may make; None: any number. `request_timeout`: how long a body in HTTP/2 may fall behind; in HTTP/1.1 the server sees to it.
     `gateways`: other protocols on WebSockets, by the segment after `/v1/` they are served at; by default, those that are installed.
     `max_frame`: bytes that one message of a WebSocket client may have. `inspect`: who may look at `/inspect`; by default nobody.
+    `demo`: whether the editor page is served at `/demo`.
     """
     limits = Limits(max_body, page_bytes, long_poll_timeout, sse_seconds, retain_bytes, max_streams, request_timeout)
     targets = webhook_targets or TargetPolicy()
     world = environment or Environment()
-    return Application(engine, world, limits, targets, public_url, compact_after, open_worker, gateways, max_frame, inspect)
+    return Application(engine, world, limits, targets, public_url, compact_after, open_worker, gateways, max_frame, inspect, demo=demo)

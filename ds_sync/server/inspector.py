@@ -14,18 +14,18 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from ds_sync.exceptions import DsSyncError, ForbiddenError, InvalidRequestError, NotFoundError, UnauthorizedError
 from ds_sync.protocol.headers import parse_integer
 from ds_sync.protocol.history import parse_place
+from ds_sync.server.pages import answer_closed, read_files
 from ds_sync.server.requests import only_value, parse_headers, parse_query
-from ds_sync.server.responses import HeaderList, Scope, Send, build_refusal
+from ds_sync.server.responses import Scope, Send, build_refusal
 from ds_sync.server.streams import raw_path
 from ds_sync.server.survey import Survey, parse_updates_path
 
-MOUNT: Final = b"/inspect"
+MOUNT: Final = "/inspect"
 
 PAGE: Final = 50
 """Rows in an answer."""
@@ -40,7 +40,8 @@ MIN_TOKEN: Final = 16
 
 FORWARDED: Final = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 
-FILES: Final = Path(__file__).parent / "web"
+FILES: Final = {"": "inspect.html", "inspect.js": "inspect.js", "inspect.css": "inspect.css"}
+"""By what follows the mount."""
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class Inspector:
     def __init__(self, survey: Survey, access: InspectAccess) -> None:
         self._survey = survey
         self._access = access
-        self._files = {name: (FILES / name).read_bytes() for name in ("inspect.html", "inspect.js", "inspect.css")}
+        self._files = read_files(tuple(FILES.values()))
         self._answers: dict[str, Callable[[Query], Awaitable[dict[str, Any]]]] = {
             "documents": self._find_documents,
             "streams": self._find_streams,
@@ -86,8 +87,9 @@ class Inspector:
             if scope["method"] not in ("GET", "HEAD"):
                 raise InvalidRequestError("the inspector only reads", code="METHOD_NOT_ALLOWED", status=405)
             self._check_way(headers)
-            if name in ("", "inspect.js", "inspect.css"):
-                await self._answer_file(name or "inspect.html", scope, send)
+            if name in FILES:
+                file = self._files[FILES[name]]
+                await answer_closed(scope, send, 200, file.kind, file.body, PAGE_POLICY)
                 return
             if name not in self._answers:
                 raise NotFoundError("nothing is served at this path", code="NOT_FOUND")
@@ -97,13 +99,13 @@ class Inspector:
             status, _, body = build_refusal(error)
             if status >= 500:
                 log.warning("%s: %s", scope["path"], error)
-            await answer_closed(scope, send, status, b"application/json", body)
+            await answer_closed(scope, send, status, b"application/json", body, PAGE_POLICY)
         except (TimeoutError, OSError) as error:
             log.warning("%s: %r", scope["path"], error)
             refusal = {"error": {"code": "TOO_SLOW", "message": "this document could not be read in time"}}
-            await answer_closed(scope, send, 503, b"application/json", json.dumps(refusal).encode())
+            await answer_closed(scope, send, 503, b"application/json", json.dumps(refusal).encode(), PAGE_POLICY)
         else:
-            await answer_closed(scope, send, 200, b"application/json", json.dumps(found).encode())
+            await answer_closed(scope, send, 200, b"application/json", json.dumps(found).encode(), PAGE_POLICY)
 
     def _check_way(self, headers: Mapping[str, str]) -> None:
         if self._access.token is None and (not is_own_name(headers.get("host", "")) or any(field in headers for field in FORWARDED)):
@@ -116,10 +118,6 @@ class Inspector:
             kind, _, brought = headers.get("authorization", "").partition(" ")
             if kind.lower() != "bearer" or not hmac.compare_digest(brought.strip().encode(), self._access.token.encode()):
                 raise UnauthorizedError("the inspector wants its token", code="UNAUTHORIZED", status=401)
-
-    async def _answer_file(self, name: str, scope: Scope, send: Send) -> None:
-        types = {".html": b"text/html; charset=utf-8", ".js": b"text/javascript; charset=utf-8", ".css": b"text/css; charset=utf-8"}
-        await answer_closed(scope, send, 200, types[Path(name).suffix], self._files[name])
 
     async def _find_documents(self, query: Query) -> dict[str, Any]:
         return await self._survey.find_documents(*_parse_search(query))
@@ -136,25 +134,6 @@ class Inspector:
         if name is None:
             raise InvalidRequestError("path is no document's stream of updates")
         return await self._survey.read_content(name)
-
-
-async def answer_closed(scope: Scope, send: Send, status: int, kind: bytes, body: bytes, *, policy: bytes = PAGE_POLICY) -> None:
-    """Send an answer that no other origin may read, frame or keep, under a content security policy."""
-    headers: HeaderList = [
-        (b"content-type", kind),
-        (b"content-length", b"%d" % len(body)),
-        (b"content-security-policy", policy),
-        (b"x-content-type-options", b"nosniff"),
-        (b"x-frame-options", b"DENY"),
-        (b"referrer-policy", b"no-referrer"),
-        (b"cross-origin-resource-policy", b"same-origin"),
-        (b"cross-origin-opener-policy", b"same-origin"),
-        (b"cache-control", b"no-store"),
-    ]
-    if status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
 
 def is_own_name(host: str) -> bool:

@@ -45,6 +45,11 @@ class Window:
             time.sleep(0.05)
         return found
 
+    def type(self, text: str) -> None:
+        """Press the keys for `text`, one after the other, wherever the focus is."""
+        strokes = [{"type": kind, "value": character} for character in text for kind in ("keyDown", "keyUp")]
+        self._ask("POST", f"{self._session}/actions", {"actions": [{"type": "key", "id": "keys", "actions": strokes}]})
+
     def set_offline(self, offline: bool) -> None:
         conditions = {"offline": offline, "latency": 0, "download_throughput": -1, "upload_throughput": -1}
         self._ask("POST", f"{self._session}/chromium/network_conditions", {"network_conditions": conditions})
