@@ -4,8 +4,8 @@ Where a law is weaker than it sounds:
 
 * **Nobody heals without a cause.** A cause is a history that was set back, deleted, expired or trimmed; a file that was copied; or a
   *coincidence*: two people delete the same character and so send the same bytes, one of them sees the other's and takes them for its own,
-  and the number that its own bytes had is missing on the server. That excuses one healing of that replica, while it still has that
-  producer id, and nothing else.
+  and the number that its own bytes had is missing on the server. The same happens with a copy of its own that arrives late, under a
+  number it has given up. That excuses one healing of that replica, while it still has that producer id, and nothing else.
 * **Each batch stands once** for each replica that made it, and once more for each copy that arrived under a number given up before.
   **Each edit stands once** is only asked of runs in which nothing was set back, healed, copied, or arrived like that.
 * **A stream that was trimmed** is not read from its beginning any more: who has to is blocked and says so, and what it has not sent yet
@@ -87,7 +87,7 @@ class Laws:
         `settled`: the batch that was seen in the stream.
         """
         replica = store.process.name
-        if settled is not None and self.network.senders.get(settled.body, set()) - {replica}:
+        if settled is not None and (self.network.senders.get(settled.body, set()) - {replica} or self.network.late.get(settled.body)):
             self._coincidences[replica] = settled.stamp.id
         if name == "begin_heal":
             self._read_at[replica] = asyncio.get_running_loop().time()
@@ -218,7 +218,8 @@ class Laws:
             return "stopped"
         with device.store.looking():
             record = _record_of(device)
-        if record.checkpoint != tail:
+        # Who has read the end of a stream does not ask for it again, and is not told that it was deleted later.
+        if record.checkpoint != tail and not (status.state == "closed" and tail is None):
             self.trace.accuse("a replica stands at the tail in the end", f"{name} is at {record.checkpoint}, the tail is {tail}")
         left = status.unsaved + status.unsent + status.sent + (record.batch is not None)  # a batch of healing may cover no edit
         if status.state in ("blocked", "closed"):
