@@ -71,7 +71,7 @@ class Lives:
 
     def _limit(self, decision: Decision[CreateOutcome]) -> Decision[CreateOutcome]:
         if self._most is not None and decision.result.created and self._engine.count() >= self._most:
-            raise ServerError(f"there are {self._most} streams, as many as there may be", status=507, code="TOO_MANY_STREAMS")
+            raise ServerError(f"there are {self._most} streams, as many as there may be", status=507, code="STREAM_LIMIT_REACHED")
         return decision
 
     async def _in_a_free_place(self, path: str, attempt: Callable[[], Awaitable[CreateOutcome]]) -> CreateOutcome:
