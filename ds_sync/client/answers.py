@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
+from urllib.parse import parse_qs, urlsplit
 
 from ds_sync.client.transport import Response
 from ds_sync.exceptions import (
@@ -25,8 +27,9 @@ from ds_sync.exceptions import (
     UnauthorizedError,
 )
 from ds_sync.protocol import headers as h
+from ds_sync.protocol.framing import build_frame
 from ds_sync.protocol.messages import AppendResult, Page, StreamInfo
-from ds_sync.protocol.offsets import parse_response_offset
+from ds_sync.protocol.offsets import BEGINNING, parse_response_offset
 
 ERRORS: Mapping[int, type[ResponseError]] = {
     400: InvalidRequestError,
@@ -46,6 +49,10 @@ MAX_ERROR_BODY = 64 * 1024
 SEQUENCE_REGRESSION = "SEQUENCE_REGRESSION"
 """Of a 409, in our server's body. No header tells this one apart; from other servers it is a plain ConflictError."""
 
+SNAPSHOT = "snapshot"
+"""The offset that asks where a document's newest snapshot is (YJS-PROTOCOL.md section 6)."""
+
+_SNAPSHOT_SUFFIX = "_snapshot"
 _MAX_QUOTE = 200  # characters of the server's own words in a message
 _MAX_CODE = 64
 
@@ -103,6 +110,26 @@ def parse_page(response: Response) -> Page:
         closed,
         h.parse_incarnation(headers.get(h.STREAM_INCARNATION)),
     )
+
+
+def parse_snapshot_key(response: Response) -> str | None:
+    """Return the offset of the snapshot that a document's URL redirects to, None if that is its beginning. Raises ProtocolError."""
+    try:
+        query = parse_qs(urlsplit(response.headers.get("location", "")).query)
+    except ValueError:
+        query = {}
+    target = query.get(h.QUERY_OFFSET, [""])[0]
+    if response.status == 307 and target.endswith(_SNAPSHOT_SUFFIX):
+        return target
+    if response.status != 307 or target != BEGINNING:
+        raise ProtocolError("the answer does not say where a document's snapshot is")
+    return None
+
+
+def parse_snapshot(response: Response) -> Page:
+    """Read the answer to GET of a snapshot: one update, without a frame around it. Raises ProtocolError."""
+    page = parse_page(response)
+    return replace(page, data=build_frame(page.data), up_to_date=False, closed=False)
 
 
 def parse_info(response: Response, *, content_type: str = "") -> StreamInfo:

@@ -42,13 +42,17 @@ class Exchange:
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
         timeout: float | None,
+        redirects: bool = True,
     ) -> Response:
-        """Return the answer, whatever its status. Raises what the transport raises, and ProtocolError for a redirect not to follow."""
+        """Return the answer, whatever its status. Raises what the transport raises, and ProtocolError for a redirect not to follow.
+
+        Without `redirects` a redirect is an answer like others.
+        """
         asked: _Asked | None = await self._begin(query)
         while asked is not None:
             sent = {**asked.extras, **asked.credentials, **(headers or {})}
             response = await self._transport.request(method, asked.url, headers=sent, body=body, timeout=timeout)
-            asked = await self._next(method, asked, response.status, response.headers)
+            asked = await self._next(method, asked, response.status, response.headers, redirects=redirects)
         return response
 
     @asynccontextmanager
@@ -70,7 +74,7 @@ class Exchange:
         params = await self._extras.params()
         return _Asked(build_url(self.url, {**params, **(query or {})}), await self._credentials.get(), await self._extras.headers())
 
-    async def _next(self, method: str, asked: _Asked, status: int, headers: Mapping[str, str]) -> _Asked | None:
+    async def _next(self, method: str, asked: _Asked, status: int, headers: Mapping[str, str], *, redirects: bool = True) -> _Asked | None:
         """Return what to ask instead; None if the answer stands."""
         if status == 401 and not asked.renewed:
             fresh = await self._credentials.refresh(asked.credentials)
@@ -78,7 +82,7 @@ class Exchange:
                 return None
             return replace(asked, credentials=fresh, extras=await self._extras.headers(), renewed=True)
         location = headers.get("location")
-        if status not in _REDIRECTS or location is None or (_REDIRECTS[status] and method not in _REDIRECTS[status]):
+        if not redirects or status not in _REDIRECTS or location is None or (_REDIRECTS[status] and method not in _REDIRECTS[status]):
             return None
         if asked.redirects == MAX_REDIRECTS:
             raise ProtocolError(f"more than {MAX_REDIRECTS} redirects")

@@ -200,6 +200,16 @@ class StreamClient:
             headers["cache-control"] = "no-cache"
         return answers.parse_page(await self._call("GET", query=query, headers=headers))
 
+    async def read_snapshot(self) -> Page | None:
+        """Return a document's newest snapshot as a page of one frame, and where its updates go on; None if it has none.
+
+        The client's URL is then the document's, not a stream's: `/v1/<crdt>/<service>/docs/<path>` (YJS-PROTOCOL.md section 6). Raises
+        NotFoundError if there is no such document, and any ResponseError from a server that knows no documents.
+        """
+        found = await self._call("GET", query={h.QUERY_OFFSET: answers.SNAPSHOT}, redirects=False)
+        key = answers.parse_snapshot_key(found)
+        return None if key is None else answers.parse_snapshot(await self._call("GET", query={h.QUERY_OFFSET: key}))
+
     def follow(self, offset: Offset = BEGINNING, *, live: Live = "auto", catch_up: bool = True) -> Follower:
         """Return an iterator over what comes after `offset`, as it comes about; it begins at its first use.
 
@@ -275,13 +285,17 @@ class StreamClient:
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
         idempotent: bool = True,
+        redirects: bool = True,
     ) -> Response:
+        """Without `redirects` they are answers like others."""
         backoff = Backoff(self._retry, self._environment.random)
         attempt, unknown = 1, False
         while True:
             try:
-                response = await self._exchange.request(method, query=query, headers=headers, body=body, timeout=self._timeouts.request)
-                if 200 <= response.status < 300:
+                response = await self._exchange.request(
+                    method, query=query, headers=headers, body=body, timeout=self._timeouts.request, redirects=redirects
+                )
+                if 200 <= response.status < (300 if redirects else 400):
                     return response
                 raise answers.build_error(response, now=self._environment.now())
             except DsSyncError as error:

@@ -244,8 +244,10 @@ class LocalDocument:
 
     # What comes from the server
 
-    def receive(self, page: Page, *, scratch: Any = None) -> Batch | None:
+    def receive(self, page: Page, *, scratch: Any = None, whole: bool = False) -> Batch | None:
         """Apply and store a page and its offset; return the batch that was seen in it, if one was.
+
+        `whole`: the page is worth nothing unless all of it can be used. If not, what is refused is put aside, and the checkpoint stays.
 
         Raises DocumentBusyError (nothing has happened: try again) and StoreError (the page is in the document, not in the file, and the
         checkpoint stays: receive it again).
@@ -274,6 +276,12 @@ class LocalDocument:
             # An edit that is in memory only would be among it, in the log, and nothing would ever send it.
             self._require_all_stored()
             good.append(self.adapter.missing(self.doc, self._stored_version))
+        if whole and bad:
+            self.store.advance(record.id, good, record.partial, record.checkpoint, quarantined=bad)
+            self._stored_version = None
+            self.record = replace(record, quarantined=record.quarantined + len(bad))
+            self.changed.notify()
+            return None
         if scratch is not None:
             self._apply(scratch, run.payloads, [], record.checkpoint)
         # A page that says nothing new is not worth a commit: an idle stream says so every few seconds.

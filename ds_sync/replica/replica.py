@@ -24,6 +24,7 @@ from ds_sync.replica.document import Choice, Document
 from ds_sync.replica.local import LocalDocument, Tuning
 from ds_sync.replica.records import DocumentKey, Phase
 from ds_sync.replica.session import RETRY, Counters, Session
+from ds_sync.replica.snapshots import PlainServers, SnapshotSource
 from ds_sync.replica.store import LocalStore
 
 _log = logging.getLogger("ds_sync.replica")
@@ -113,6 +114,7 @@ class Replica:
         self._adapters = dict(adapters or {})
         self._documents: dict[DocumentKey, Document] = {}
         self._online: str | None = None
+        self._plain_servers: PlainServers = set()
         self._switching = asyncio.Lock()
         """Held while going online or offline."""
         self._background: set[DocumentKey] = set()
@@ -313,7 +315,9 @@ class Replica:
 
     def _make_session(self, local: LocalDocument, counters: Counters) -> Session:
         stream = self._open_stream(f"/v1/stream{self._spell_path(local)}/.updates")
-        return Session(local, stream, self._require_server(), counters)
+        server, crdt = self._require_server(), local.record.key.crdt
+        snapshots = SnapshotSource(self._open_stream(f"/v1{self._spell_path(local)}"), server, crdt, self._plain_servers)
+        return Session(local, stream, server, counters, snapshots)
 
     def _open_presence(self, local: LocalDocument) -> StreamClient:
         return self._open_stream(f"/v1{self._spell_path(local)}", {"awareness": "default"})

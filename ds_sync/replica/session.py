@@ -10,13 +10,23 @@ from typing import Any
 from ds_sync.client.follower import Follower, Interruption
 from ds_sync.client.retry import Backoff, RetryPolicy
 from ds_sync.client.stream import StreamClient
-from ds_sync.exceptions import DocumentBusyError, DsSyncError, NotFoundError, ProtocolError, ResponseError, StoreError, UnauthorizedError
+from ds_sync.exceptions import (
+    DocumentBusyError,
+    DsSyncError,
+    GoneError,
+    NotFoundError,
+    ProtocolError,
+    ResponseError,
+    StoreError,
+    UnauthorizedError,
+)
 from ds_sync.protocol.messages import Page
-from ds_sync.protocol.offsets import BEGINNING
+from ds_sync.protocol.offsets import BEGINNING, Offset
 from ds_sync.replica import plan
 from ds_sync.replica.local import LocalDocument
 from ds_sync.replica.plan import Answer, Doubt, Push, Tail
 from ds_sync.replica.records import Batch, Phase
+from ds_sync.replica.snapshots import SnapshotSource
 
 _log = logging.getLogger("ds_sync.replica")
 
@@ -46,7 +56,7 @@ class Counters:
 class Session:
     """Keeps a document in step with its stream, from `run` until that is cancelled."""
 
-    def __init__(self, local: LocalDocument, client: StreamClient, server: str, counters: Counters) -> None:
+    def __init__(self, local: LocalDocument, client: StreamClient, server: str, counters: Counters, snapshots: SnapshotSource) -> None:
         self.local = local
         self.counters = counters
         self.arrived = False
@@ -55,7 +65,9 @@ class Session:
         self._push: tuple[str, DsSyncError | None] | None = None
         self.proven = 0
         """The newest request for proof that was answered: what stood in the stream when it was made has been received."""
-        self._client, self._server = client, server
+        self._client, self._server, self._snapshots = client, server, snapshots
+        self._snapshot_end: Offset | None = None
+        """Where the snapshot that was read last sends us."""
         self._environment = local.environment
         self._tail_backoff = Backoff(RETRY, self._environment.random)
         self._push_backoff = Backoff(RETRY, self._environment.random)
@@ -164,11 +176,34 @@ class Session:
                 local.begin_heal(local.record.incarnation)
                 self._scratch, self._heal_proof = local.adapter.new(), 0
             try:
-                await self._follow()
+                if local.record.checkpoint != BEGINNING or await self._begin():
+                    await self._follow()
             except StoreError:
                 raise
             except DsSyncError as error:
                 await self._fail(error, plan.judge_tail_failure(error, local.record))
+
+    async def _begin(self) -> bool:
+        """Take the newest snapshot, if there is one, so that the stream need not be read from its beginning; return whether to go on.
+
+        A sealed batch may be inside it, where it can't be seen. That does not matter: before the first page none is sealed, and healing
+        settles by content.
+        """
+        local = self.local
+        page = await self._snapshots.find()
+        if page is None:
+            return True
+        verdict = plan.judge_page(page, local.record)
+        if verdict is not Tail.GO_ON:
+            await self._turn(verdict, page.incarnation)
+            return False
+        self._show("catching-up")
+        await self._take(page, whole=True)
+        if local.record.checkpoint == BEGINNING:
+            self._snapshots.refuse()
+        else:
+            self._snapshot_end = page.next_offset
+        return True
 
     async def _follow(self) -> None:
         local = self.local
@@ -211,11 +246,11 @@ class Session:
         local.changed.notify()
         return True
 
-    async def _take(self, page: Page) -> None:
+    async def _take(self, page: Page, *, whole: bool = False) -> None:
         """Apply and store the page, as soon as the application has no transaction open and the file has space."""
         while True:
             try:
-                seen = self.local.receive(page, scratch=self._scratch)
+                seen = self.local.receive(page, scratch=self._scratch, whole=whole)
             except DocumentBusyError:
                 await self._environment.sleep(BUSY_WAIT)
             except StoreError as error:
@@ -251,11 +286,15 @@ class Session:
 
     async def _fail(self, error: DsSyncError, verdict: Tail) -> None:
         """Do what a failed request demands, and wait as long as it demands."""
+        if verdict is Tail.BLOCK and isinstance(error, GoneError) and self._snapshots.uncertain:
+            verdict = Tail.RETRY  # the beginning was dropped, and there may be a snapshot in its place
         if verdict in (Tail.RETRY, Tail.PAUSE, Tail.BLOCK):
             state = "unauthorized" if isinstance(error, UnauthorizedError) else "forbidden" if verdict is Tail.PAUSE else "retrying"
             self._show("blocked" if verdict is Tail.BLOCK else state, error)
             await self._environment.sleep(_delay(error, self._tail_backoff) if verdict is Tail.RETRY else self.local.tuning.pause)
             return
+        if verdict is Tail.HEAL and self.local.record.checkpoint == self._snapshot_end:
+            self._snapshots.refuse()  # it leads to no place in this stream
         if verdict in (Tail.CREATE, Tail.HEAL):
             self._show(verdict.name.lower(), error)
         await self._turn(verdict, getattr(error, "incarnation", None))

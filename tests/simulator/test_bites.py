@@ -9,7 +9,7 @@ import pytest
 
 from ds_sync.testing.simulator import run_seed
 
-SEEDS = 150
+SEEDS = 250
 """At most; without the break none of them fails (test_world.py)."""
 
 

@@ -1,0 +1,238 @@
+"""A replica begins at the server's snapshot, where there is one; a server without such a thing is as before."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from ds_sync.client.transport import Response
+from ds_sync.exceptions import GoneError, NotFoundError
+from ds_sync.protocol.history import START
+from ds_sync.protocol.retention import decide_trim
+from ds_sync.server.compaction import Compactor
+from ds_sync.server.snapshots import Snapshots
+from ds_sync.testing.faults import Request, is_append, lose_answer, respond
+from ds_sync.testing.inline_worker import open_inline
+
+from .conftest import HASTY
+
+pytestmark = pytest.mark.anyio
+
+
+async def compact(world: Any, *, trim: bool = False, path: str = "note") -> None:
+    """Give the document a snapshot; drop what stands before it."""
+    root = f"yjs/default/docs/{path}"
+    compactor = Compactor(world.engine, Snapshots(world.engine, HASTY), HASTY, 1 << 40, open_inline)
+    assert await compactor.compact(root)
+    await compactor.aclose()
+    if trim:
+        updates = f"{root}/.updates"
+        state = (await world.engine.read(updates, None, 0)).state
+        assert await world.engine.transact((updates,), lambda views: decide_trim(views[0], state.incarnation, state.place, HASTY.now()))
+        with pytest.raises(GoneError):
+            await world.engine.read(updates, START, 1)
+
+
+def asks_for_snapshot(request: Request) -> bool:
+    return "offset=snapshot" in request.url
+
+
+def reads_snapshot(request: Request) -> bool:
+    return "_snapshot" in request.url
+
+
+def reads_everything(request: Request) -> bool:
+    return ".updates?offset=-1" in request.url
+
+
+async def type_words(world: Any, acts: Any, *words: str) -> Any:
+    note = await (await world.replica("writer")).open("note")
+    for word in words:
+        acts.write(note, f"{word} ")
+        await acts.synced(note)
+    return note
+
+
+async def test_a_newcomer_reads_the_snapshot_and_what_follows_it(world: Any, acts: Any) -> None:
+    writer = await type_words(world, acts, "one", "two")
+    await compact(world)
+    acts.write(writer, "three ")
+    await acts.synced(writer)
+    network = world.network()
+    note = await (await world.replica("a", transport=network)).open("note")
+    await acts.synced(note)
+    assert acts.read(note) == "one two three "
+    assert (network.count(asks_for_snapshot), network.count(reads_snapshot), network.count(reads_everything)) == (1, 1, 0)
+    acts.write(note, "four ")
+    await acts.synced(note, writer)
+    assert acts.read(writer) == "one two three four "
+    assert len(await world.payloads()) == 4
+
+
+async def test_what_came_by_snapshot_is_in_the_file_and_is_asked_for_once(world: Any, acts: Any) -> None:
+    await type_words(world, acts, "one", "two")
+    await compact(world)
+    replica = await world.replica("a")
+    await acts.synced(await replica.open("note"))
+    await replica.close()
+    network = world.network()
+    offline = await world.replica("a", online=False, transport=network)
+    note = await offline.open("note")
+    assert acts.read(note) == "one two "
+    await offline.connect(world.url)
+    await acts.synced(note)
+    assert network.count(asks_for_snapshot) == 0
+
+
+async def test_edits_made_before_the_first_contact_go_out_once(world: Any, acts: Any) -> None:
+    writer = await type_words(world, acts, "one")
+    await compact(world)
+    replica = await world.replica("a", online=False)
+    note = await replica.open("note")
+    acts.write(note, "mine ")
+    await replica.connect(world.url)
+    await acts.synced(note, writer)
+    assert sorted(acts.read(writer).split()) == ["mine", "one"]
+    assert len(await world.payloads()) == 2
+
+
+async def test_a_document_without_a_snapshot_costs_one_request(world: Any, acts: Any) -> None:
+    await type_words(world, acts, "one")
+    network = world.network()
+    note = await (await world.replica("a", transport=network)).open("note")
+    await acts.synced(note)
+    assert acts.read(note) == "one "
+    assert (network.count(asks_for_snapshot), network.count(reads_snapshot)) == (1, 0)
+
+
+@pytest.mark.parametrize("status", [200, 204, 302, 400, 403, 404, 405, 410, 500])
+async def test_whatever_another_server_says_to_it_everything_is_read(world: Any, acts: Any, status: int) -> None:
+    await type_words(world, acts, "one", "two")
+    network = world.network()
+    network.inject(respond(status), when=asks_for_snapshot, times=None)
+    replica = await world.replica("a", transport=network)
+    note = await replica.open("note")
+    await acts.synced(note)
+    assert acts.read(note) == "one two "
+    asked = network.count(asks_for_snapshot)
+    assert asked == (3 if status == 500 else 1)
+    await acts.synced(await replica.open("other"))
+    if status not in (403, 500):  # which may be over by now
+        assert network.count(asks_for_snapshot) == asked, "a server is asked once"
+
+
+async def test_a_plain_server_is_asked_once(world: Any, acts: Any, foreign: Any) -> None:
+    await world.stop()
+    await world.start(app=foreign())
+    network = world.network()
+    replica = await world.replica("a", transport=network)
+    for name in ("note", "other"):
+        note = await replica.open(name)
+        acts.write(note, "kept ")
+        await acts.synced(note)
+    assert network.count(asks_for_snapshot) == 1
+
+
+async def test_a_snapshot_that_is_no_update_is_put_aside_and_everything_is_read(world: Any, acts: Any) -> None:
+    await type_words(world, acts, "one", "two")
+    await compact(world)
+    network = world.network()
+    real = await world.client().read()
+    damaged = Response(200, {"stream-next-offset": real.next_offset, "stream-incarnation": real.incarnation}, b"\xff no update")
+    network.inject(respond(damaged.status, damaged.headers, damaged.body), when=reads_snapshot, times=None)
+    replica = await world.replica("a", transport=network)
+    note = await replica.open("note")
+    await acts.synced(note)
+    assert acts.read(note) == "one two "
+    assert [bad.data for bad in note.quarantined()] == [b"\xff no update"]
+    await replica.close()
+    again = await (await world.replica("a")).open("note")
+    assert (acts.read(again), again.status.quarantined) == ("one two ", 1)
+
+
+async def test_a_snapshot_that_leads_to_no_place_is_not_asked_for_again_and_again(world: Any, acts: Any) -> None:
+    await type_words(world, acts, "one", "two")
+    await compact(world)
+    page = await world.client().read()
+    snapshot = (await world.engine.read((await world.engine.list("yjs/default/docs/note/.snapshots/*"))[0], START, 1 << 20)).records[0]
+    network = world.network()
+    headers = {"stream-next-offset": "0000000000000001_0000000000000007", "stream-incarnation": page.incarnation}
+    network.inject(respond(200, headers, snapshot), when=reads_snapshot, times=None)
+    note = await (await world.replica("a", transport=network)).open("note")
+    await acts.synced(note)
+    assert acts.read(note) == "one two "
+    assert (network.count(reads_snapshot), len(await world.payloads())) == (1, 2)
+
+
+async def test_healing_begins_at_the_snapshot(world: Any, acts: Any) -> None:
+    writer = await type_words(world, acts, "one", "two")
+    network = world.network()
+    replica = await world.replica("a", transport=network)
+    note = await replica.open("note")
+    await acts.synced(note)
+    await replica.disconnect()
+    acts.write(note, "mine ")
+    acts.write(writer, "three ")
+    await acts.synced(writer)
+    await compact(world, trim=True)
+    acts.write(writer, "four ")
+    await acts.synced(writer)
+    await replica.connect()
+    await acts.synced(note, writer)
+    assert sorted(acts.read(note).split()) == ["four", "mine", "one", "three", "two"]
+    assert acts.read(writer) == acts.read(note)
+    assert network.count(reads_snapshot) == 1
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+async def test_a_batch_that_the_snapshot_may_hide_stands_in_the_log_once(world: Any, acts: Any, arrived: bool) -> None:
+    """Sealed, sent, its answer lost; then the log is trimmed past it. Seen is what changes nothing when it is applied."""
+    writer = await type_words(world, acts, "one")
+    network = world.network()
+    replica = await world.replica("a", transport=network)
+    note = await replica.open("note")
+    await acts.synced(note)
+    lost = lose_answer() if arrived else respond(503)
+    network.inject(lost, when=is_append, times=None)
+    network.inject(respond(503), when=lambda request: request.method == "GET", times=None)
+    acts.write(note, "mine ")
+    await acts.until(lambda: network.count(is_append) > 0)
+    await replica.close()
+    if arrived:
+        await acts.until(lambda: "mine" in acts.read(writer))
+    else:
+        acts.write(writer, "two ")
+        await acts.synced(writer)
+    await compact(world, trim=True)
+    position = (await world.engine.read("yjs/default/docs/note/.updates", None, 0)).state.position
+    note = await (await world.replica("a")).open("note")
+    assert note.status.sent == 1
+    await acts.synced(note, writer)
+    assert acts.read(note) == acts.read(writer)
+    assert (acts.read(note).count("mine"), note.status.durable) == (1, 1)
+    after = (await world.engine.read("yjs/default/docs/note/.updates", None, 0)).state.position
+    assert (after == position) is arrived, "what the snapshot holds is not sent again"
+
+
+async def test_a_dropped_beginning_is_waited_for_while_the_snapshot_can_not_be_had(world: Any, acts: Any) -> None:
+    await type_words(world, acts, "one", "two")
+    await compact(world, trim=True)
+    network = world.network()
+    down = network.inject(respond(503), when=asks_for_snapshot, times=None)
+    network.inject(respond(410, {}, b'{"error": {"code": "OFFSET_EXPIRED"}}'), when=reads_everything, times=None)
+    note = await (await world.replica("a", transport=network)).open("note")
+    await acts.until(lambda: network.count(reads_everything) > 1)
+    assert note.status.state == "retrying"
+    down.times = 0
+    await acts.synced(note)
+    assert acts.read(note) == "one two "
+
+
+async def test_a_deleted_document_is_not_brought_back_by_asking(world: Any, acts: Any) -> None:
+    note = await type_words(world, acts, "one")
+    await compact(world)
+    await world.client().delete()
+    await acts.state(note, "deleted")
+    await asyncio.sleep(0.05)
+    with pytest.raises(NotFoundError):
+        await world.client().head()
