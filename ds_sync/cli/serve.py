@@ -205,6 +205,7 @@ async def _serve(
     granian = _build_granian(app, beyond, limits)
     server = Http1Server(
         app,
+        express=app.express,
         beyond=beyond.getsockname()[1],
         idle=limits.idle_timeout,
         patience=limits.request_timeout,

@@ -11,11 +11,12 @@ from typing import TypeAlias
 
 from ds_sync import __version__
 from ds_sync.environment import Environment
-from ds_sync.exceptions import DsSyncError, InvalidRequestError, NotFoundError, ServerError
+from ds_sync.exceptions import DsSyncError, InvalidRequestError, NotFoundError
 from ds_sync.server.compaction import OpenWorker
 from ds_sync.server.demo import Demo
 from ds_sync.server.documents import PRESENCE_MARK, Documents, parse_document_name, parse_presence_path
-from ds_sync.server.engines.base import StorageEngine
+from ds_sync.server.engines.base import PromptEngine, StorageEngine
+from ds_sync.server.express import ExpressLane
 from ds_sync.server.gateway import MAX_FRAME, Doorway, OpenGateway
 from ds_sync.server.gateways import Gateways
 from ds_sync.server.inspector import InspectAccess, Inspector
@@ -25,7 +26,7 @@ from ds_sync.server.logs import access, log_request
 from ds_sync.server.metrics import CONTENT_TYPE, METRICS_PATH, Metrics
 from ds_sync.server.pages import ServePage
 from ds_sync.server.requests import RESERVED, STREAM_MOUNT, ClientGoneError, parse_stream_path
-from ds_sync.server.responses import METHODS, PREFLIGHT_HEADERS, Message, Receive, Scope, Send, answer, build_refusal
+from ds_sync.server.responses import METHODS, PREFLIGHT_HEADERS, Message, Receive, Scope, Send, answer, build_failure, build_refusal
 from ds_sync.server.slow_bodies import TimedBody
 from ds_sync.server.streams import Limits, Streams, raw_path
 from ds_sync.server.subscription_routes import SubscriptionRoutes
@@ -67,6 +68,8 @@ class Application:
         self._under_way = 0
         self._idle: asyncio.Event | None = None
         streams = Streams(engine, environment, limits, self._waiters)
+        self.express = ExpressLane(self, engine, environment, limits, streams.pages) if isinstance(engine, PromptEngine) else None
+        """For the HTTP server that runs on the same event loop."""
         self._documents = Documents(engine, streams, environment, limits, compact_after, open_worker)
         doorway = Doorway(
             engine, environment, self._documents, max_frame=max_frame, page_bytes=limits.page_bytes, max_streams=limits.max_streams
@@ -131,15 +134,23 @@ class Application:
         await self._wakes.aclose()
         await self._documents.aclose()
 
+    def enter(self) -> None:
+        """Count a request as under way."""
+        self._under_way += 1
+
+    def leave(self) -> None:
+        """It is done."""
+        self._under_way -= 1
+        if self._idle is not None and not self._under_way:
+            self._idle.set()
+
     @contextmanager
     def _counting(self) -> Iterator[None]:
-        self._under_way += 1
+        self.enter()
         try:
             yield
         finally:
-            self._under_way -= 1
-            if self._idle is not None and not self._under_way:
-                self._idle.set()
+            self.leave()
 
     async def _serve(self, scope: Scope, receive: Receive, out: Send) -> None:
         started, status, sent = False, 0, 0
@@ -198,18 +209,13 @@ class Application:
             # Who only closed its sending side still reads; and HTTP servers turn an application that says nothing into a 500.
             if not started:
                 await answer(send, *build_refusal(InvalidRequestError("the request broke off", code="INCOMPLETE_REQUEST")))
-        except DsSyncError as error:
+        except Exception as error:
             if started:
+                if not isinstance(error, DsSyncError):
+                    log.exception("%s %s failed", scope["method"], scope["path"])
                 raise
-            refusal, fields, body = build_refusal(error)
-            if refusal >= 500:
-                log.warning("%s %s: %s", scope["method"], scope["path"], error)
+            refusal, fields, body = build_failure(error, scope["method"], scope["path"])
             await answer(send, refusal, fields, b"" if scope["method"] == "HEAD" else body)
-        except Exception:
-            log.exception("%s %s failed", scope["method"], scope["path"])
-            if started:
-                raise
-            await answer(send, *build_refusal(ServerError("the server failed; its log says how", code="INTERNAL_ERROR")))
         finally:
             took = monotonic() - began
             self.metrics.note(scope["method"], status, sent, took, live=b"live=" in scope["query_string"])

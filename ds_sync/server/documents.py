@@ -24,10 +24,10 @@ from ds_sync.server.engines.base import StorageEngine
 from ds_sync.server.engines.presence import PresenceEngine
 from ds_sync.server.live import Waiters
 from ds_sync.server.lives import Lives
-from ds_sync.server.requests import only_value, parse_query, parse_stream_path
+from ds_sync.server.requests import DEFAULT_CONTENT_TYPE, only_value, parse_query, parse_stream_path
 from ds_sync.server.responses import METHODS, HeaderList, Receive, Scope, Send, answer
 from ds_sync.server.snapshots import SUFFIX, Snapshot, Snapshots
-from ds_sync.server.streams import DEFAULT_CONTENT_TYPE, Limits, Streams, raw_path
+from ds_sync.server.streams import Limits, Streams, raw_path
 
 KINDS: Final = ("yjs",)
 """The first segment of a document's URL: the name of the CRDT adapter that makes its snapshots."""

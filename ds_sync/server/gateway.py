@@ -20,11 +20,12 @@ from ds_sync.protocol.state import require_stream
 from ds_sync.server.documents import DocumentName, Documents, parse_document_name
 from ds_sync.server.engines.base import StorageEngine
 from ds_sync.server.lives import Lives
+from ds_sync.server.requests import DEFAULT_CONTENT_TYPE
 from ds_sync.server.responses import Receive as Receive
 from ds_sync.server.responses import Scope as Scope
 from ds_sync.server.responses import Send as Send
 from ds_sync.server.snapshots import EVERYTHING
-from ds_sync.server.streams import DEFAULT_CONTENT_TYPE, raw_path
+from ds_sync.server.streams import raw_path
 
 PRESENCE_NAME: Final = "default"
 """The presence stream that gateways share with the clients on HTTP."""

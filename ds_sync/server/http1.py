@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from typing import Any, Final, cast
 
-from ds_sync.server.http1_exchange import LINES, PENDING_BYTES, Exchange
+from ds_sync.server.http1_exchange import PENDING_BYTES, Exchange, Express, PlainRequest, PromptExchange
 from ds_sync.server.http1_head import CHUNKED, HTTP2_PREFACE, MAX_HEAD, MAX_TARGET, BadRequestError, ChunkedBody, Head, parse_head
-from ds_sync.server.responses import COMMON_HEADERS, Receive, Scope, Send
+from ds_sync.server.responses import COMMON_HEADERS, LINES, Receive, Scope, Send
 from ds_sync.server.tunnel import Tunnel
 from ds_sync.server.websocket import WebSocket
 
@@ -47,6 +47,7 @@ class Http1Server:
     Times are seconds, sizes bytes: `idle` for a connection that asks nothing, `patience` for a request, or the reading of an answer,
     that falls behind `min_rate` bytes a second; every `tick` they are looked at. Of more than `max_connections` the latest are told
     to come again.
+    `express` answers what it can before the application is asked.
     `beyond` is the port on this machine of the server that speaks HTTP/2; without it that is refused.
     """
 
@@ -54,6 +55,7 @@ class Http1Server:
         self,
         app: App,
         *,
+        express: Express | None = None,
         beyond: int | None = None,
         idle: float = 75.0,
         patience: float = 60.0,
@@ -64,6 +66,7 @@ class Http1Server:
         max_connections: int = MAX_CONNECTIONS,
     ) -> None:
         self.app = app
+        self.express = express
         self.min_rate = min_rate
         self.max_head = max_head
         self.max_target = max_target
@@ -122,6 +125,7 @@ class Connection(asyncio.Protocol):
     """One client: one request at a time, in the order they came."""
 
     __slots__ = (
+        "_advancing",
         "_body",
         "_buffer",
         "_drained",
@@ -132,6 +136,7 @@ class Connection(asyncio.Protocol):
         "_late",
         "_left",
         "_lingering",
+        "_plan",
         "_since",
         "_task",
         "_tunnel",
@@ -148,13 +153,17 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: Http1Server) -> None:
         self.server = server
         self._buffer = b""
-        self._exchange: Exchange | None = None
+        self._exchange: Exchange | PromptExchange | None = None
         self._left = 0
         """Bytes of the body that are still to come."""
         self._body: ChunkedBody | None = None
         self._head_bytes = b""
         self._head: Head | None = None
         """The last head: a client often sends the same one again."""
+        self._plan: PlainRequest | None = None
+        """How it is served without the application."""
+        self._advancing = False
+        """The buffer is being read: whoever makes an end of a request need not go on with it."""
         self.paused = False
         """The client reads more slowly than it is written to."""
         self._drained: asyncio.Future[None] | None = None
@@ -188,6 +197,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.server.connections.discard(self)
+        self._buffer = b""
         self.resume_writing()
         if self._tunnel is not None:
             self._tunnel.close()
@@ -236,6 +246,8 @@ class Connection(asyncio.Protocol):
             self._tunnel.resume()
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
+        if self._exchange is None and self._buffer and not self._lingering:
+            self.read_on()
 
     async def drain(self) -> None:
         """Return when so little is left unsent that more may follow."""
@@ -248,7 +260,7 @@ class Connection(asyncio.Protocol):
         self.transport.resume_reading()
         self._advance()
 
-    def finish(self, exchange: Exchange) -> None:
+    def finish(self, exchange: Exchange | PromptExchange) -> None:
         """The answer is out: on to the next request."""
         if self._exchange is not exchange:
             return
@@ -257,8 +269,25 @@ class Connection(asyncio.Protocol):
             return
         self._exchange = None
         self._since = self.server.now
-        if self._buffer:
+        if self._buffer and not self._advancing:
             self.read_on()
+
+    def build_scope(self, head: Head) -> Scope:
+        """Return a request as an ASGI application sees it."""
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1" if head.minor else "1.0",
+            "method": head.method,
+            "scheme": "http",
+            "path": head.path,
+            "raw_path": head.raw_path,
+            "query_string": head.query,
+            "root_path": "",
+            "headers": head.headers,
+            "client": self.client,
+            "server": self.endpoint,
+        }
 
     def hang_up_if_idle(self) -> None:
         """Close, if nothing is asked."""
@@ -313,13 +342,15 @@ class Connection(asyncio.Protocol):
         refused[status] = refused.get(status, 0) + 1
 
     def _advance(self) -> None:
+        self._advancing = True
         try:
-            while self._buffer:
-                if self._exchange is None:
+            while self._buffer and not self._lingering:
+                exchange = self._exchange
+                if exchange is None and not self.paused:
                     if not self._begin():
                         return
-                elif not self._exchange.complete:
-                    if not self._feed(self._exchange):
+                elif isinstance(exchange, Exchange) and not exchange.complete:
+                    if not self._feed(exchange):
                         return
                 else:
                     if len(self._buffer) > PENDING_BYTES:
@@ -327,6 +358,8 @@ class Connection(asyncio.Protocol):
                     return
         except BadRequestError as error:
             self._refuse(error)
+        finally:
+            self._advancing = False
 
     def _begin(self) -> bool:
         buffer = self._buffer
@@ -352,8 +385,15 @@ class Connection(asyncio.Protocol):
                 self._websocket.feed(buffer[end + 4 :])
                 return False
             self._head_bytes, self._head = data, head
-        self._buffer = buffer[end + 4 :]
+            self._plan = None if self.server.express is None else self.server.express.plan(head)
         self._since = self.server.now
+        end += 4
+        if self._plan is not None and len(buffer) - end >= head.length:
+            prompt = self._exchange = PromptExchange(self, last=not head.keep_alive)
+            self._buffer = buffer[end + head.length :]
+            if self._plan.serve(buffer[end : end + head.length], prompt):
+                return True
+        self._buffer = buffer[end:]
         exchange = self._exchange = Exchange(self, head)
         if head.length == CHUNKED:
             self._body = ChunkedBody()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from ds_sync.server.http1_head import Head
-from ds_sync.server.responses import Message
+from ds_sync.server.responses import LINES, Message, Scope
 
 if TYPE_CHECKING:
     from ds_sync.server.http1 import Connection
@@ -20,9 +19,6 @@ PENDING_BYTES: Final = 256 * 1024
 
 COPIED_BYTES: Final = 64 * 1024
 """A larger body is sent behind its head, not copied to it."""
-
-LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
-"""The first lines of answers."""
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -76,20 +72,7 @@ class Exchange:
     async def run(self) -> None:
         """Have the application answer."""
         head, connection = self._head, self._connection
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": "1.1" if head.minor else "1.0",
-            "method": head.method,
-            "scheme": "http",
-            "path": head.path,
-            "raw_path": head.raw_path,
-            "query_string": head.query,
-            "root_path": "",
-            "headers": head.headers,
-            "client": connection.client,
-            "server": connection.endpoint,
-        }
+        scope = connection.build_scope(head)
         try:
             await connection.server.app(scope, self.receive, self.send)
         except Exception:
@@ -217,3 +200,61 @@ class Exchange:
         elif len(body) > COPIED_BYTES:
             body = b""
         return b"%b%b\r\n%b" % (head, end, body)
+
+
+class PromptExchange:
+    """One request that is here whole, and its whole answer."""
+
+    __slots__ = ("_connection", "_gone", "last")
+
+    complete = True
+    started = False
+
+    def __init__(self, connection: Connection, *, last: bool) -> None:
+        self._connection = connection
+        self._gone = False
+        self.last = last
+        """The connection ends with this answer."""
+
+    def reply(self, head: bytes, body: bytes) -> None:
+        """Answer: `head` is the first line and all headers but those of the connection."""
+        connection = self._connection
+        if self._gone:
+            return
+        if connection.server.closing:
+            self.last = True
+        end = connection.server.date + b"connection: close\r\n" if self.last else connection.server.date
+        if len(body) > COPIED_BYTES:
+            connection.transport.write(b"%b%b\r\n" % (head, end))
+            connection.transport.write(body)
+        else:
+            connection.transport.write(b"%b%b\r\n%b" % (head, end, body))
+        connection.finish(self)
+
+    def build_scope(self, head: Head) -> Scope:
+        """Return the request as an ASGI application would see it."""
+        return self._connection.build_scope(head)
+
+    def end_input(self) -> None:
+        """The client sends nothing more."""
+        self.last = True
+
+    def hang_up(self) -> None:
+        """Nobody is there any more."""
+        self._gone = True
+
+
+class PlainRequest(Protocol):
+    """What the head of a request asks for, where that can be answered without a task."""
+
+    def serve(self, body: bytes, exchange: PromptExchange) -> bool:
+        """Answer, now or later; return False, with nothing done, if the application has to."""
+        ...
+
+
+class Express(Protocol):
+    """Finds requests that the application need not see."""
+
+    def plan(self, head: Head) -> PlainRequest | None:
+        """Return how requests with this head are served, or None."""
+        ...

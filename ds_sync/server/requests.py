@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import parse_qs, unquote_to_bytes
 
 from ds_sync.exceptions import InvalidRequestError, NotFoundError, PayloadTooLargeError
+from ds_sync.protocol import headers as names
 from ds_sync.protocol.headers import MAX_INTEGER, parse_integer
+from ds_sync.protocol.history import START, Place, parse_place
+from ds_sync.protocol.messages import ProducerStamp
+from ds_sync.protocol.offsets import BEGINNING, NOW, Offset, parse_request_offset
 from ds_sync.server.responses import Receive, Scope
+
+DEFAULT_CONTENT_TYPE: Final = "application/octet-stream"
 
 STREAM_MOUNT: Final = b"/v1/stream/"
 
@@ -28,6 +34,27 @@ DISCARD_FACTOR: Final = 4
 
 class ClientGoneError(Exception):
     """The client hung up before it had its answer, or before its request was complete: then nothing was done."""
+
+
+class AppendFields(NamedTuple):
+    """What the head of a POST says of its body: the rest of an AppendRequest, in its order."""
+
+    content_type: str | None
+    close: bool
+    producer: ProducerStamp | None
+    stream_seq: str | None
+    incarnation: str | None
+    rescue: bool
+
+
+class ReadRequest(NamedTuple):
+    """What the query of a GET says."""
+
+    offset: Offset
+    after: Place | None
+    """Where `offset` is; None for the tail."""
+    live: str | None
+    cursor: str | None
 
 
 @lru_cache(maxsize=1024)  # asked for at every request
@@ -67,6 +94,14 @@ def parse_headers(scope: Scope) -> dict[str, str]:
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
 
 
+def find_header(scope: Scope, name: bytes) -> str | None:
+    """Return the first value of one header."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value, "latin-1")
+    return None
+
+
 def parse_query(raw: bytes) -> Mapping[str, list[str]]:
     """Return all values of each query parameter, empty ones too. Raises InvalidRequestError."""
     if not raw:
@@ -92,6 +127,34 @@ def only_value(query: Mapping[str, list[str]], name: str) -> str | None:
     if len(values) != 1:
         raise InvalidRequestError(f"{name} is given more than once")
     return values[0]
+
+
+def parse_append(headers: Mapping[str, str], *, document: bool = False) -> AppendFields:
+    """Read the head of a POST (PROTOCOL.md section 5.2); `document`: see `Streams.post`. Raises InvalidRequestError."""
+    get = headers.get
+    return AppendFields(
+        DEFAULT_CONTENT_TYPE if document else get("content-type") or None,
+        names.parse_flag(get(names.STREAM_CLOSED)) and not document,
+        names.parse_producer(get(names.PRODUCER_ID), get(names.PRODUCER_EPOCH), get(names.PRODUCER_SEQ)),
+        get(names.STREAM_SEQ),
+        names.require_incarnation(get(names.STREAM_INCARNATION)),
+        document,
+    )
+
+
+def parse_read(query_string: bytes) -> ReadRequest:
+    """Read the query of a GET (PROTOCOL.md sections 5.5 to 5.7). Raises InvalidRequestError."""
+    query = parse_query(query_string)
+    asked = only_value(query, names.QUERY_OFFSET)
+    live = only_value(query, names.QUERY_LIVE)
+    cursor = only_value(query, names.QUERY_CURSOR)
+    if live not in (None, names.LIVE_LONG_POLL, names.LIVE_SSE):
+        raise InvalidRequestError("live is long-poll or sse", code="INVALID_LIVE_MODE")
+    if asked is None and live is not None:
+        raise InvalidRequestError("live reading needs an offset", code="OFFSET_REQUIRED")
+    offset = BEGINNING if asked is None else parse_request_offset(asked)
+    after = START if offset == BEGINNING else None if offset == NOW else parse_place(offset)
+    return ReadRequest(offset, after, live, cursor)
 
 
 async def read_body(receive: Receive, headers: Mapping[str, str], limit: int) -> bytes:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Awaitable, Callable, MutableMapping
+from http import HTTPStatus
 from typing import Any, Final, TypeAlias
 
 from ds_sync.exceptions import (
@@ -17,16 +19,21 @@ from ds_sync.exceptions import (
     PayloadTooLargeError,
     ResponseError,
     SequenceGapError,
+    ServerError,
     StaleEpochError,
     StorageFullError,
     StreamClosedError,
 )
+
+log = logging.getLogger(__name__)
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 HeaderList: TypeAlias = list[tuple[bytes, bytes]]
+Answer: TypeAlias = tuple[int, HeaderList, bytes]
+"""A whole answer: status, headers on top of what every answer carries, body."""
 
 COMMON_HEADERS: Final[HeaderList] = [
     (b"access-control-allow-origin", b"*"),
@@ -52,6 +59,9 @@ PREFLIGHT_HEADERS: Final[HeaderList] = [
     (b"access-control-max-age", b"86400"),
 ]
 
+LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+"""The first lines of answers in HTTP/1.1."""
+
 METHODS: Final = b"GET, POST, PUT, DELETE, HEAD, OPTIONS"
 
 _REFUSALS: Final[tuple[tuple[type[DsSyncError], int, str], ...]] = (
@@ -72,13 +82,38 @@ _REFUSALS: Final[tuple[tuple[type[DsSyncError], int, str], ...]] = (
 
 async def answer(send: Send, status: int, headers: HeaderList, body: bytes = b"") -> None:
     """Send a whole answer; `headers` come on top of what every answer carries."""
-    if status not in (204, 304):
-        headers.append((b"content-length", b"%d" % len(body)))
-    await send({"type": "http.response.start", "status": status, "headers": COMMON_HEADERS + headers})
+    await send({"type": "http.response.start", "status": status, "headers": complete_fields(status, headers, body)})
     await send({"type": "http.response.body", "body": body})
 
 
-def build_refusal(error: DsSyncError) -> tuple[int, HeaderList, bytes]:
+def complete_fields(status: int, headers: HeaderList, body: bytes) -> HeaderList:
+    """Return all headers of a whole answer."""
+    if status not in (204, 304):
+        headers.append((b"content-length", b"%d" % len(body)))
+    return COMMON_HEADERS + headers
+
+
+def encode_head(status: int, headers: HeaderList, body: bytes) -> bytes:
+    """Return the first line of a whole answer in HTTP/1.1, and all its headers, each line with its end."""
+    headers = complete_fields(status, headers, body)
+    text = b"".join([b"%b: %b\r\n" % field for field in headers])
+    if text.count(b"\n") != len(headers):
+        raise AssertionError("a header of an answer holds a line break")
+    return (LINES.get(status) or b"HTTP/1.1 %d \r\n" % status) + text
+
+
+def build_failure(error: Exception, method: str, path: str) -> Answer:
+    """Return the answer for what a handler raised, and log what is no fault of the client."""
+    if not isinstance(error, DsSyncError):
+        log.error("%s %s failed", method, path, exc_info=error)
+        return build_refusal(ServerError("the server failed; its log says how", code="INTERNAL_ERROR"))
+    refusal = build_refusal(error)
+    if refusal[0] >= 500:
+        log.warning("%s %s: %s", method, path, error)
+    return refusal
+
+
+def build_refusal(error: DsSyncError) -> Answer:
     """Return status, headers and JSON body for a refusal; `{"error": {"code", "message"}}`."""
     for kind, kind_status, kind_code in _REFUSALS:
         if isinstance(error, kind):

@@ -7,12 +7,11 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 from ds_sync.environment import Environment
 from ds_sync.exceptions import GoneError, InvalidRequestError, StaleEpochError, StoreError
 from ds_sync.protocol import headers as names
-from ds_sync.protocol.caching import NO_STORE, build_etag, decide_cache_control, matches_etag
+from ds_sync.protocol.caching import NO_STORE, build_etag
 from ds_sync.protocol.cursor import build_cursor
 from ds_sync.protocol.decisions import (
     AppendOutcome,
@@ -23,19 +22,27 @@ from ds_sync.protocol.decisions import (
 from ds_sync.protocol.endings import decide_renew
 from ds_sync.protocol.expiry import parse_expiry
 from ds_sync.protocol.forks import ForkRequest, parse_fork_offset, parse_sub_offset
-from ds_sync.protocol.history import START, Place, parse_place, spell_place
-from ds_sync.protocol.json_mode import build_json_page
-from ds_sync.protocol.offsets import BEGINNING, NOW, parse_request_offset
+from ds_sync.protocol.history import START, Place, spell_place
+from ds_sync.protocol.offsets import BEGINNING
 from ds_sync.protocol.sse import EVENT_CONTROL, EVENT_DATA, build_event
 from ds_sync.protocol.state import Decision, StreamState, StreamView, is_expired, require_stream
+from ds_sync.server.answers import build_appended, build_page, build_state_fields, build_tail, join_records
 from ds_sync.server.engines.base import Run, StorageEngine
 from ds_sync.server.live import Hangup, SharedPages, Waiters
 from ds_sync.server.lives import Lives
-from ds_sync.server.requests import ClientGoneError, only_value, parse_headers, parse_query, parse_source, read_body
+from ds_sync.server.requests import (
+    DEFAULT_CONTENT_TYPE,
+    ClientGoneError,
+    ReadRequest,
+    find_header,
+    parse_append,
+    parse_headers,
+    parse_read,
+    parse_source,
+    read_body,
+)
 from ds_sync.server.responses import COMMON_HEADERS, HeaderList, Receive, Scope, Send, answer
 from ds_sync.server.retention import Retention
-
-DEFAULT_CONTENT_TYPE: Final = "application/octet-stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +75,8 @@ class Streams:
         self._environment = environment
         self._limits = limits
         self._waiters = waiters
-        self._pages = SharedPages()
+        self.pages = SharedPages()
+        """What was encoded last."""
         self._lives = Lives(engine, environment, limits.max_streams)
         keep = limits.retain_bytes
         self._retention = None if keep is None else Retention(engine, environment, keep, limits.page_bytes)
@@ -95,7 +103,7 @@ class Streams:
             body = await read_body(receive, headers, self._limits.max_body)
             kind = _content_type(get("content-type")) or DEFAULT_CONTENT_TYPE
             outcome = await self._lives.create(CreateRequest(path, kind, fresh, proposed, body, closed=closed, expiry=expiry))
-        fields = _state_headers(outcome.state)
+        fields = build_state_fields(outcome.state)
         if outcome.created:
             host = headers.get("host", "localhost")
             fields.append((b"location", f"{scope.get('scheme', 'http')}://{host}".encode("latin-1") + raw_path(scope)))
@@ -109,24 +117,14 @@ class Streams:
         effect on its numbers.
         """
         headers = parse_headers(scope)
-        get = headers.get
-        producer = names.parse_producer(get(names.PRODUCER_ID), get(names.PRODUCER_EPOCH), get(names.PRODUCER_SEQ))
-        closing = names.parse_flag(get(names.STREAM_CLOSED))
+        asked = parse_append(headers, document=document)
+        closing = names.parse_flag(headers.get(names.STREAM_CLOSED))
         body = await read_body(receive, headers, self._limits.max_body)
         if document and closing and not body:
             state = await self._require(path, await self._engine.read(path, None, 0))
             await answer(send, 204, [(b"stream-next-offset", state.tail.encode()), (b"stream-incarnation", state.incarnation.encode())])
             return
-        request = AppendRequest(
-            path,
-            body,
-            DEFAULT_CONTENT_TYPE if document else get("content-type") or None,
-            closing and not document,
-            producer,
-            get(names.STREAM_SEQ),
-            names.require_incarnation(get(names.STREAM_INCARNATION)),
-            document,
-        )
+        request, producer = AppendRequest(path, body, *asked), asked.producer
         try:
             outcome = await self._append(request)
         except StaleEpochError as error:
@@ -134,20 +132,9 @@ class Streams:
                 raise
             # These are the last words of a producer that began again. It is not there to claim an epoch.
             outcome = await self._append(replace(request, producer=None))
-        state = outcome.state
-        fields: HeaderList = [
-            (b"stream-next-offset", state.tail.encode()),
-            (b"stream-incarnation", state.incarnation.encode()),
-        ]
-        if state.closed:
-            fields.append((b"stream-closed", b"true"))
-        if outcome.producer is not None:
-            fields.append((b"producer-epoch", b"%d" % outcome.producer.epoch))
-            fields.append((b"producer-seq", b"%d" % outcome.producer.seq))
-        fresh = producer is not None and body and not outcome.duplicate
-        await answer(send, 200 if fresh else 204, fields)
+        await answer(send, *build_appended(outcome, numbered=producer is not None and bool(body)))
         if self._retention is not None:
-            await self._retention.tend(path, state)
+            await self._retention.tend(path, outcome.state)
 
     async def _append(self, request: AppendRequest) -> AppendOutcome:
         now = self._environment.now()
@@ -165,58 +152,38 @@ class Streams:
     async def head(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """HEAD: what the stream is now; never cached."""
         state = await self._require(path, await self._engine.read(path, None, 0))
-        fields = _state_headers(state)
+        fields = build_state_fields(state)
         fields.append((b"cache-control", NO_STORE.encode()))
         fields.append((b"etag", build_etag(state.incarnation, BEGINNING, state.tail, closed=state.closed).encode()))
         await answer(send, 200, fields)
 
     async def get(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """GET: catch-up, long-poll, SSE (sections 5.5 to 5.7)."""
-        query = parse_query(scope["query_string"])
-        asked = only_value(query, names.QUERY_OFFSET)
-        live = only_value(query, names.QUERY_LIVE)
-        cursor = only_value(query, names.QUERY_CURSOR)
-        if live not in (None, names.LIVE_LONG_POLL, names.LIVE_SSE):
-            raise InvalidRequestError("live is long-poll or sse", code="INVALID_LIVE_MODE")
-        if asked is None and live is not None:
-            raise InvalidRequestError("live reading needs an offset", code="OFFSET_REQUIRED")
-        offset = BEGINNING if asked is None else parse_request_offset(asked)
-        after = START if offset == BEGINNING else None if offset == NOW else parse_place(offset)
+        asked = parse_read(scope["query_string"])
+        after = asked.after
         while True:
             try:
-                await self._answer_read(path, offset, after, live, cursor, scope, receive, send)
+                await self._answer_read(path, asked, after, scope, receive, send)
                 return
             except GoneError as error:
                 # The beginning is the beginning of what is left; any other offset before that is gone (nothing was sent yet).
-                if offset != BEGINNING or error.code != "OFFSET_EXPIRED":
+                if asked.offset != BEGINNING or error.code != "OFFSET_EXPIRED":
                     raise
             state = (await self._engine.read(path, None, 0)).state
             after = START if state is None or state.earliest is None else state.earliest
 
-    async def _answer_read(
-        self,
-        path: str,
-        offset: str,
-        after: Place | None,
-        live: str | None,
-        cursor: str | None,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-    ) -> None:
-        if live == names.LIVE_SSE:
-            await self._follow(path, after, cursor, receive, send)
-        elif live == names.LIVE_LONG_POLL:
-            await self._long_poll(path, offset, after, cursor, scope, receive, send)
+    async def _answer_read(self, path: str, asked: ReadRequest, after: Place | None, scope: Scope, receive: Receive, send: Send) -> None:
+        if asked.live == names.LIVE_SSE:
+            await self._follow(path, after, asked.cursor, receive, send)
+        elif asked.live == names.LIVE_LONG_POLL:
+            await self._long_poll(path, asked.offset, after, asked.cursor, scope, receive, send)
         else:
             run = await self._engine.read(path, after, self._limits.page_bytes)
             state = await self._require(path, run, renew=True)
             if after is None:
-                fields = _state_headers(state)
-                fields += [(b"stream-up-to-date", b"true"), (b"cache-control", NO_STORE.encode())]
-                await answer(send, 200, fields, b"[]" if state.is_json else b"")
+                await answer(send, *build_tail(state))
             else:
-                await self._answer_page(run, offset, None, scope, send)
+                await self._answer_page(run, asked.offset, None, scope, send)
 
     async def _require(self, path: str, run: Run, *, renew: bool = False) -> StreamState:
         """Return the living stream's state; a read renews its time to live. Raises NotFoundError."""
@@ -238,37 +205,8 @@ class Streams:
             await self._engine.transact((path,), lambda views: decide_renew(views[0], now))
 
     async def _answer_page(self, run: Run, offset: str, cursor: str | None, scope: Scope, send: Send) -> None:
-        state = run.state
-        if state is None:
-            raise AssertionError("only pages of living streams are answered")
-        end = run.next_offset
-        closed = state.closed and run.up_to_date
-        etag = build_etag(state.incarnation, offset, end, closed=closed)
-        longest = None if state.deadline is None else state.expiry.longest_cached(self._environment.now())
-        policy = decide_cache_control(
-            from_beginning=offset == BEGINNING, up_to_date=run.up_to_date, live=cursor is not None, longest=longest
-        )
-        fields: HeaderList = [
-            (b"content-type", state.content_type.encode("latin-1")),
-            (b"stream-next-offset", end.encode()),
-            (b"stream-incarnation", state.incarnation.encode()),
-            (b"etag", etag.encode()),
-            (b"cache-control", policy.encode()),
-        ]
-        if cursor is not None:
-            fields.append((b"stream-cursor", cursor.encode()))
-        if run.up_to_date:
-            fields.append((b"stream-up-to-date", b"true"))
-        if closed:
-            fields.append((b"stream-closed", b"true"))
-        if matches_etag(_header(scope, b"if-none-match"), etag):
-            await answer(send, 304, fields)
-            return
-        if len(run.records) == 1 and not state.is_json:
-            body = run.records[0]
-        else:
-            body = self._pages.page((state.incarnation, offset, end, "page"), lambda: _join(state, run.records))
-        await answer(send, 200, fields, body)
+        if_none_match = find_header(scope, b"if-none-match")
+        await answer(send, *build_page(run, offset, cursor, if_none_match, self.pages, self._environment.now()))
 
     async def _long_poll(
         self, path: str, offset: str, after: Place | None, cursor: str | None, scope: Scope, receive: Receive, send: Send
@@ -298,7 +236,7 @@ class Streams:
         if run.records:
             await self._answer_page(run, offset, moved, scope, send)
             return
-        fields = _state_headers(state, run.next_offset)
+        fields = build_state_fields(state, run.next_offset)
         fields += [(b"stream-up-to-date", b"true"), (b"stream-cursor", moved.encode()), (b"cache-control", NO_STORE.encode())]
         await answer(send, 204, fields)
 
@@ -362,7 +300,7 @@ class Streams:
         event = build_event(EVENT_CONTROL, json.dumps(control, separators=(",", ":")))
         if run.records:
             key = (state.incarnation, start, run.next_offset, "sse")
-            event = self._pages.page(key, lambda: _build_data_event(_join(state, run.records), base64=base64)) + event
+            event = self.pages.page(key, lambda: _build_data_event(join_records(state, run.records), base64=base64)) + event
         await send({"type": "http.response.body", "body": event, "more_body": True})
 
 
@@ -372,38 +310,12 @@ def raw_path(scope: Scope) -> bytes:
     return (raw if raw is not None else scope["path"].encode()).partition(b"?")[0]
 
 
-def _header(scope: Scope, name: bytes) -> str | None:
-    for key, value in scope["headers"]:
-        if key == name:
-            return str(value, "latin-1")
-    return None
-
-
 def _content_type(text: str | None) -> str | None:
     if text is None or not text.strip():
         return None
     kind, slash, detail = names.media_type(text).partition("/")
     # PROTOCOL.md is silent on malformed types; the suite wants the default instead of a refusal.
     return text if kind and slash and detail and " " not in kind + detail else DEFAULT_CONTENT_TYPE
-
-
-def _join(state: StreamState, records: Sequence[bytes]) -> bytes:
-    return build_json_page(records) if state.is_json else b"".join(records)
-
-
-def _state_headers(state: StreamState, offset: str | None = None) -> HeaderList:
-    fields: HeaderList = [
-        (b"content-type", state.content_type.encode("latin-1")),
-        (b"stream-next-offset", (offset or state.tail).encode()),
-        (b"stream-incarnation", state.incarnation.encode()),
-    ]
-    if state.closed:
-        fields.append((b"stream-closed", b"true"))
-    if state.ttl is not None:
-        fields.append((b"stream-ttl", b"%d" % state.ttl))
-    if state.expires_at is not None:
-        fields.append((b"stream-expires-at", state.expires_at.encode("latin-1")))
-    return fields
 
 
 def _half_life(state: StreamState) -> float:

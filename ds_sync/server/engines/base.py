@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias, TypeVar
+from typing import Final, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from ds_sync.exceptions import GoneError
 from ds_sync.protocol.decisions import Decision, StreamState, StreamView
@@ -18,6 +18,9 @@ INTERNAL: Final = "\x1f"
 
 Decide: TypeAlias = Callable[[Sequence[StreamView]], Decision[R]]
 """A pure function: one view for each path of the transaction, in order, to one decision with as many changes."""
+
+Done: TypeAlias = Callable[[R | None, Exception | None], None]
+"""Called once on the event loop: with a result, or with None and what was raised instead."""
 
 Watcher: TypeAlias = Callable[[Collection[str]], None]
 """Called on the event loop with the paths that changed: once for a whole batch of commits."""
@@ -97,6 +100,23 @@ class StorageEngine(Protocol):
 
     async def aclose(self) -> None:
         """Finish the commits under way and let go of everything."""
+        ...
+
+
+@runtime_checkable
+class PromptEngine(StorageEngine, Protocol):
+    """An engine that can also be asked without a task: what the HTTP server needs to answer plain requests at once."""
+
+    def submit(self, path: str, decide: Decide[R], done: Done[R]) -> None:
+        """As `transact` on one path, by callback: `done` is called now or later, with what `transact` returns or raises."""
+        ...
+
+    def read_now(self, path: str, after: Place | None, limit: int) -> Run | None:
+        """As `read`, of what is in memory; None if that is not enough."""
+        ...
+
+    def state_of(self, path: str) -> StreamState | None:
+        """Return the durable state; the very same object until it changes."""
         ...
 
 

@@ -10,7 +10,7 @@ from ds_sync.exceptions import ClosedError
 from ds_sync.protocol.decisions import Change, StreamState, StreamView
 from ds_sync.protocol.history import START, Place
 from ds_sync.protocol.producer import ProducerState
-from ds_sync.server.engines.base import INTERNAL, Decide, Records, Run, Watcher, diverged, find_owner, require_kept
+from ds_sync.server.engines.base import INTERNAL, Decide, Done, Records, Run, Watcher, diverged, find_owner, require_kept
 from ds_sync.server.engines.globs import compile_glob
 
 R = TypeVar("R")
@@ -32,6 +32,18 @@ class MemoryEngine:
 
     async def transact(self, paths: Sequence[str], decide: Decide[R], *, producer: str | None = None) -> R:
         """Decide and apply in one turn of the event loop: nothing can come between."""
+        return self._transact(paths, decide)
+
+    def submit(self, path: str, decide: Decide[R], done: Done[R]) -> None:
+        """Done at once."""
+        try:
+            result = self._transact((path,), decide)
+        except Exception as error:
+            done(None, error)
+        else:
+            done(result, None)
+
+    def _transact(self, paths: Sequence[str], decide: Decide[R]) -> R:
         self._require_open()
         decision = decide([self._views.get(path) or StreamView(None, {}) for path in paths])
         changed = [path for path, change in zip(paths, decision.changes, strict=True) if change is not None]
@@ -45,6 +57,15 @@ class MemoryEngine:
 
     async def read(self, path: str, after: Place | None, limit: int) -> Run:
         """Read from memory."""
+        return self.read_now(path, after, limit)
+
+    def state_of(self, path: str) -> StreamState | None:
+        """Look it up."""
+        view = self._views.get(path)
+        return None if view is None else view.state
+
+    def read_now(self, path: str, after: Place | None, limit: int) -> Run:
+        """Read from memory."""
         self._require_open()
         view = self._views.get(path)
         state = None if view is None else view.state
@@ -55,7 +76,7 @@ class MemoryEngine:
         require_kept(state, after)
         records: list[bytes] = []
         while True:
-            owner, bound = find_owner(state, path, after, self._state_of)
+            owner, bound = find_owner(state, path, after, self._require_state)
             found = self._read_own(owner, after, min(limit, bound - after.position))
             if found is None:
                 raise diverged(state)
@@ -91,7 +112,7 @@ class MemoryEngine:
         self._records.clear()
         self._places.clear()
 
-    def _state_of(self, path: str) -> StreamState:
+    def _require_state(self, path: str) -> StreamState:
         state = self._views[path].state
         if state is None:
             raise AssertionError("a source lives as long as its forks")

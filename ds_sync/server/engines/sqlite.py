@@ -23,7 +23,7 @@ from ds_sync.ownership import Ownership
 from ds_sync.protocol.history import START, Place
 from ds_sync.protocol.producer import ProducerState
 from ds_sync.protocol.state import Change, StreamState, StreamView
-from ds_sync.server.engines.base import INTERNAL, Decide, Records, Run, Watcher, diverged, find_owner, require_kept
+from ds_sync.server.engines.base import INTERNAL, Decide, Done, Records, Run, Watcher, diverged, find_owner, require_kept
 from ds_sync.server.engines.globs import compile_glob
 from ds_sync.server.engines.layout import Connect, build_state, connect, open_file, settings_of, spell
 from ds_sync.server.engines.shelf import NOTHING, RecentRecords, Stream, load_shelf, start_of
@@ -69,14 +69,23 @@ class _Step:
 
 
 class _Commit:
-    """One transaction under way."""
+    """One transaction under way, and whom to tell how it went."""
 
-    __slots__ = ("done", "steps")
+    __slots__ = ("_done", "_refusal", "_result", "steps")
 
-    def __init__(self, done: asyncio.Future[None]) -> None:
-        self.done = done
-        self.steps: list[tuple[_Step, ProducerState | None]] = []
+    def __init__(self, steps: list[tuple[_Step, ProducerState | None]], done: Done[Any], result: object, refusal: Exception | None) -> None:
+        self.steps = steps
         """With what was known of the step's producer before."""
+        self._done = done
+        self._result = result
+        self._refusal = refusal
+
+    def tell(self, error: Exception | None) -> None:
+        """Tell it: it is durable, or `error`."""
+        try:
+            self._done(self._result, error or self._refusal)
+        except Exception:  # the others must be told, too
+            log.exception("an answer failed")
 
 
 class SqliteEngine:
@@ -129,36 +138,75 @@ class SqliteEngine:
 
     async def transact(self, paths: Sequence[str], decide: Decide[R], *, producer: str | None = None) -> R:
         """Decide now, return when durable."""
+        if self._loop is None or self._flushing is None:
+            self._loop = asyncio.get_running_loop()  # kept while commits are under way: Python 3.11 asks the kernel each time
+        future: asyncio.Future[R] = self._loop.create_future()
+
+        def done(result: R | None, error: Exception | None) -> None:
+            if future.done():
+                return  # whoever waited was cancelled
+            if error is None:
+                future.set_result(result)  # type: ignore[arg-type]  # there is a result where there is no error
+            else:
+                future.set_exception(error)
+
+        self._submit(paths, decide, done)
+        return await future
+
+    def submit(self, path: str, decide: Decide[R], done: Done[R]) -> None:
+        """Decide now; `done` when durable."""
+        try:
+            self._submit((path,), decide, done)
+        except ClosedError as error:
+            done(None, error)
+
+    def _submit(self, paths: Sequence[str], decide: Decide[R], done: Done[R]) -> None:
         self._require_open()
         newest = self._shelf.newest
         streams = [newest.get(path) for path in paths]
+        steps: list[tuple[_Step, ProducerState | None]] = []
+        result: R | None = None
         refusal: Exception | None = None
-        if self._loop is None or self._flushing is None:
-            self._loop = asyncio.get_running_loop()  # kept while commits are under way: Python 3.11 asks the kernel each time
-        commit = _Commit(self._loop.create_future())
         try:
             decision = decide([NOTHING if stream is None else stream.newest for stream in streams])
         except Exception as error:
-            # A refusal may rest on a state that is not durable yet; it is told when that is.
-            if not _any_pending(streams):
-                raise
             refusal = error
         else:
+            result = decision.result
             for path, stream, change in zip(paths, streams, decision.changes, strict=True):
                 if change is not None:
-                    self._stage(commit, path, stream, change)
-            if not commit.steps and not _any_pending(streams):
-                return decision.result
-        self._queue.append(commit)
+                    steps.append(self._stage(path, stream, change))
+        # A refusal, too, may rest on a state that is not durable yet; it is told when that is.
+        if not steps and not _any_pending(streams):
+            done(result, refusal)
+            return
+        self._queue.append(_Commit(steps, done, result, refusal))
         if self._flushing is None:
             self._flushing = asyncio.ensure_future(self._flush())
-        await commit.done
-        if refusal is not None:
-            raise refusal
-        return decision.result
 
     async def read(self, path: str, after: Place | None, limit: int) -> Run:
         """Read from memory what is recent, from the file what is not."""
+        run = self.read_now(path, after, limit)
+        if run is not None:
+            return run
+        stream = self._shelf.durable.get(path)
+        state = None if stream is None else stream.durable
+        if stream is None or state is None or after is None:
+            raise AssertionError("that is answered from memory")
+        if state.origin is not None and after.position < state.origin.position:
+            found = await self._read_through(state, path, after, limit)
+        else:
+            found = await self._read_file(stream, after, limit)
+        if self._shelf.durable.get(path) is not stream:
+            return await self.read(path, after, limit)
+        if found is None:
+            if stream.durable is not None and stream.durable.earliest != state.earliest:
+                return await self.read(path, after, limit)
+            raise diverged(state)
+        return Run(state, found[0], found[1])
+
+    def read_now(self, path: str, after: Place | None, limit: int) -> Run | None:
+        """Read what is recent; None for what stands in the file."""
         self._require_open()
         stream = self._shelf.durable.get(path)
         state = None if stream is None else stream.durable
@@ -174,16 +222,14 @@ class SqliteEngine:
             raise diverged(state)
         require_kept(state, after)
         if state.origin is not None and after.position < state.origin.position:
-            found = await self._read_through(state, path, after, limit)
-        else:
-            found = self._recent.read(stream, after, limit) or await self._read_file(stream, after, limit)
-        if self._shelf.durable.get(path) is not stream:
-            return await self.read(path, after, limit)
-        if found is None:
-            if stream.durable is not None and stream.durable.earliest != state.earliest:
-                return await self.read(path, after, limit)
-            raise diverged(state)
-        return Run(state, found[0], found[1])
+            return None
+        found = self._recent.read(stream, after, limit)
+        return None if found is None else Run(state, found[0], found[1])
+
+    def state_of(self, path: str) -> StreamState | None:
+        """Look it up."""
+        stream = self._shelf.durable.get(path)
+        return None if stream is None else stream.durable
 
     async def list(self, glob: str) -> list[str]:
         """Match against all paths."""
@@ -229,7 +275,7 @@ class SqliteEngine:
         """Read a fork from before its own records on, as far as one page goes."""
         records: tuple[bytes, ...] = ()
         while True:
-            owner, bound = find_owner(state, path, after, self._state_of)
+            owner, bound = find_owner(state, path, after, self._require_state)
             stream, size = self._shelf.durable[owner], min(limit, bound - after.position)
             found = self._recent.read(stream, after, size) or await self._read_file(stream, after, size)
             if found is None:
@@ -242,13 +288,13 @@ class SqliteEngine:
             if after.position < bound or bound == state.position or limit <= 0:
                 return records, after
 
-    def _state_of(self, path: str) -> StreamState:
+    def _require_state(self, path: str) -> StreamState:
         state = self._shelf.durable[path].durable
         if state is None:
             raise AssertionError("a source lives as long as its forks")
         return state
 
-    def _stage(self, commit: _Commit, path: str, stream: Stream | None, change: Change) -> None:
+    def _stage(self, path: str, stream: Stream | None, change: Change) -> tuple[_Step, ProducerState | None]:
         shelf, earlier, state = self._shelf, None, change.state
         text: dict[str, Any] = {}
         if stream is None or change.fresh:
@@ -269,11 +315,12 @@ class SqliteEngine:
             text["producer"] = (name, made.epoch, made.seq, made.digest.hex())
         row: LogRow = (shelf.next_log, stream.id, state.position, state.running, spell(text) if text else None, change.record)
         shelf.next_log += 1
-        commit.steps.append((_Step(stream, earlier, change, row, came), known))
+        step = _Step(stream, earlier, change, row, came)
         if change.producer is not None:
             producers[change.producer[0]] = change.producer[1]
         stream.newest = StreamView(state, producers)
         stream.pending += 1
+        return step, known
 
     async def _flush(self) -> None:
         shelf = self._shelf
@@ -332,8 +379,8 @@ class SqliteEngine:
                     shelf.dirty_producers[stream.id, step.named[0]] = step.named[1]
                 shelf.dirty[stream.id] = stream
                 changed.add(stream.path)
-            if not commit.done.done():
-                commit.done.set_result(None)
+        for commit in batch:
+            commit.tell(None)
         if changed:
             for watcher in tuple(self._watchers):
                 watcher(changed)
@@ -355,8 +402,7 @@ class SqliteEngine:
                     del stream.producers[step.named[0]]
                 stream.newest = StreamView(step.before, stream.producers)
         for commit in batch:
-            if not commit.done.done():
-                commit.done.set_exception(type(error)(*error.args))
+            commit.tell(type(error)(*error.args))
 
     async def _settle(self) -> None:
         shelf = self._shelf

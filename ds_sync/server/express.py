@@ -1,0 +1,180 @@
+"""The express lane: plain reads and appends of streams, answered without a task, a scope and messages between them.
+
+What waits for news, streams, or is asked for in an unusual way goes through the ASGI application. Both read requests and build answers
+with the same functions; tests/server/test_express.py holds the answers of both side by side.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from ds_sync.environment import Environment
+from ds_sync.exceptions import InvalidRequestError
+from ds_sync.protocol.decisions import AppendOutcome, AppendRequest, decide_append
+from ds_sync.protocol.state import FRAMED_SUFFIX, Decision, StreamState, StreamView, require_stream
+from ds_sync.server.answers import build_appended, build_page, build_tail
+from ds_sync.server.documents import PRESENCE_MARK
+from ds_sync.server.engines.base import PromptEngine
+from ds_sync.server.http1_exchange import PlainRequest, PromptExchange
+from ds_sync.server.http1_head import CHUNKED, Head
+from ds_sync.server.listing import LIST_PATH
+from ds_sync.server.live import SharedPages
+from ds_sync.server.logs import access, log_request
+from ds_sync.server.requests import (
+    RESERVED,
+    STREAM_MOUNT,
+    AppendFields,
+    ReadRequest,
+    parse_append,
+    parse_headers,
+    parse_read,
+    parse_stream_path,
+)
+from ds_sync.server.responses import Answer, build_failure, encode_head
+
+if TYPE_CHECKING:
+    from ds_sync.server.app import Application
+    from ds_sync.server.streams import Limits
+
+HELD_BYTES: Final = 8 * 1024 * 1024
+"""Of answers to reads that are kept."""
+
+LARGEST_HELD: Final = 64 * 1024
+"""Bytes of the largest answer that is kept; larger pages are shared anyway."""
+
+
+class ExpressLane:
+    """Finds the requests it can answer, for an application and its engine."""
+
+    def __init__(self, app: Application, engine: PromptEngine, environment: Environment, limits: Limits, pages: SharedPages) -> None:
+        self.app = app
+        self.engine = engine
+        self.environment = environment
+        self.limits = limits
+        self.pages = pages
+        self.held: dict[tuple[str, bytes, str | None], tuple[StreamState, int, bytes, bytes]] = {}
+        """By path, query and If-None-Match: the answer to a read (status, head, body), good as long as the state is the very same."""
+        self._held_bytes = 0
+
+    def plan(self, head: Head) -> PlainRequest | None:
+        """Return how to serve requests with this head; None: the ordinary way."""
+        if head.length == CHUNKED or head.length > self.limits.max_body or head.expects_continue or not head.minor:
+            return None
+        if not head.raw_path.startswith(STREAM_MOUNT):
+            return None
+        scope = {"headers": head.headers}
+        try:
+            path = parse_stream_path(head.raw_path[len(STREAM_MOUNT) :])
+            if path == LIST_PATH or f"{path}/".startswith(RESERVED) or PRESENCE_MARK in path:
+                return None
+            if head.method == "GET":
+                asked = parse_read(head.query)
+                if asked.live or path.endswith(FRAMED_SUFFIX):
+                    return None  # a document's readers are remembered
+                return PlainRead(self, head, path, asked, parse_headers(scope).get("if-none-match"))
+            if head.method == "POST" and self.limits.retain_bytes is None:
+                return PlainAppend(self, head, path, parse_append(parse_headers(scope)))
+        except InvalidRequestError:
+            return None  # the ordinary way refuses it
+        return None
+
+    def hold(self, key: tuple[str, bytes, str | None], state: StreamState, status: int, head: bytes, body: bytes) -> None:
+        """Keep an answer."""
+        old = self.held.pop(key, None)
+        if old is not None:
+            self._held_bytes -= len(old[2]) + len(old[3])
+        if len(body) > LARGEST_HELD:
+            return
+        self.held[key] = state, status, head, body
+        self._held_bytes += len(head) + len(body)
+        while self._held_bytes > HELD_BYTES:
+            _, _, head, body = self.held.pop(next(iter(self.held)))
+            self._held_bytes -= len(head) + len(body)
+
+    def note(self, head: Head, exchange: PromptExchange, status: int, sent: int, began: float) -> None:
+        """Count and log a request that is done."""
+        took = self.environment.monotonic() - began
+        self.app.metrics.note(head.method, status, sent, took, live=False)
+        if access.isEnabledFor(logging.INFO):
+            log_request(exchange.build_scope(head), status, sent, took)
+
+
+class PlainRead:
+    """Catch-up reads from one offset."""
+
+    __slots__ = ("_asked", "_head", "_if_none_match", "_key", "_lane", "_path")
+
+    def __init__(self, lane: ExpressLane, head: Head, path: str, asked: ReadRequest, if_none_match: str | None) -> None:
+        self._lane = lane
+        self._head = head
+        self._path = path
+        self._asked = asked
+        self._if_none_match = if_none_match
+        self._key = path, head.query, if_none_match
+
+    def serve(self, body: bytes, exchange: PromptExchange) -> bool:
+        """Answer what memory holds."""
+        lane = self._lane
+        began = lane.environment.monotonic()
+        held = lane.held.get(self._key)
+        if held is not None and held[0] is lane.engine.state_of(self._path):
+            _, status, head, page = held
+        else:
+            try:
+                found = self._read()
+            except Exception:
+                return False  # a refusal, or a fault: the ordinary way meets it again, and answers
+            if found is None:
+                return False
+            state, (status, fields, page) = found
+            head = encode_head(status, fields, page)
+            lane.hold(self._key, state, status, head, page)
+        exchange.reply(head, page)
+        lane.note(self._head, exchange, status, len(page), began)
+        return True
+
+    def _read(self) -> tuple[StreamState, Answer] | None:
+        lane, asked = self._lane, self._asked
+        run = lane.engine.read_now(self._path, asked.after, lane.limits.page_bytes)
+        if run is None or run.state is None or run.state.deadline is not None:
+            return None  # in a file, or renewed by being read
+        state = require_stream(run.state, 0.0)
+        if asked.after is None:
+            return state, build_tail(state)
+        return state, build_page(run, asked.offset, None, self._if_none_match, lane.pages, 0.0)
+
+
+class PlainAppend:
+    """Appends and closings with one head."""
+
+    __slots__ = ("_fields", "_head", "_lane", "_path")
+
+    def __init__(self, lane: ExpressLane, head: Head, path: str, fields: AppendFields) -> None:
+        self._lane = lane
+        self._head = head
+        self._path = path
+        self._fields = fields
+
+    def serve(self, body: bytes, exchange: PromptExchange) -> bool:
+        """Decide, and answer when it is durable."""
+        lane, path, fields = self._lane, self._path, self._fields
+        request = AppendRequest(path, body, *fields)
+        began, now = lane.environment.monotonic(), lane.environment.now()
+
+        def decide(views: Sequence[StreamView]) -> Decision[AppendOutcome]:
+            return decide_append(views[0], request, now)
+
+        def done(outcome: AppendOutcome | None, error: Exception | None) -> None:
+            lane.app.leave()
+            if outcome is not None and error is None:
+                status, headers, text = build_appended(outcome, numbered=fields.producer is not None and bool(body))
+            else:
+                status, headers, text = build_failure(error or AssertionError("no outcome"), "POST", self._head.path)
+            exchange.reply(encode_head(status, headers, text), text)
+            lane.note(self._head, exchange, status, len(text), began)
+
+        lane.app.enter()
+        lane.engine.submit(path, decide, done)
+        return True
