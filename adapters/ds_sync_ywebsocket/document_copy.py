@@ -21,7 +21,7 @@ WAITING_UPDATES: Final = 1000
 """Beyond either the updates that were taken are applied, so that the next newcomer has not long to wait."""
 
 COMPARED_BYTES: Final = 64 * 1024
-"""An update with text that is larger counts as news: to compare it run by run would take longer than to store it."""
+"""If something waits, an update with text that is larger counts as news: to compare it run by run would take longer than to store it."""
 
 log = logging.getLogger(__name__)
 
@@ -72,23 +72,23 @@ class DocumentCopy:
         rest = cut_update(update, version)
         if rest == NOTHING:
             return None
-        if rest[0] and len(rest) > COMPARED_BYTES:
+        known = self.missing(version)  # all deletions, and what waits for something that has not come
+        if rest[0] and (not known[0] or len(rest) > COMPARED_BYTES):
             return rest
-        known = read_ranges(self.missing(version))  # all deletions, and what waits for something that has not come
-        return None if is_within(read_ranges(rest), known, {}) else rest
+        return None if is_within(read_ranges(rest), read_ranges(known), {}) else rest
 
     def _settle(self) -> None:
         if not self._taken:
             return
         taken, self._taken, self._taken_bytes = self._taken, [], 0
         try:
-            self._adapter.apply(self._doc, [join_updates(taken)])
+            self._adapter.apply(self._doc, [taken[0] if len(taken) == 1 else join_updates(taken)], checked=True)
         except InvalidUpdateError:
             for update in taken:
                 self._apply_alone(update)
 
     def _apply_alone(self, update: bytes) -> None:
         try:
-            self._adapter.apply(self._doc, [update])
+            self._adapter.apply(self._doc, [update], checked=True)
         except InvalidUpdateError as error:
             log.warning("%s: a stored update of %d bytes can't be applied: %s", self._path, len(update), error)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 from typing import Final
 
@@ -19,8 +18,8 @@ IDLE_SECONDS: Final = 30.0
 ROUND_SECONDS: Final = 5.0
 """How often the rooms are looked after."""
 
-AT_ONCE: Final = 100
-"""Messages of one client that are taken in a turn of the event loop, should so many be there."""
+TURN_SECONDS: Final = 0.003
+"""For messages of one client that are there already; then it is the others' turn."""
 
 log = logging.getLogger(__name__)
 
@@ -96,11 +95,12 @@ class YWebsocketGateway:
 
     async def _listen(self, connection: Connection, room: Room, receive: Receive) -> None:
         complained = False
-        for number in itertools.count():
-            if connection.closing:
-                return
-            if number % AT_ONCE == 0:
+        monotonic = self._environment.monotonic
+        turn = monotonic()
+        while not connection.closing:
+            if monotonic() - turn > TURN_SECONDS:
                 await asyncio.sleep(0)
+                turn = monotonic()
             message = await receive()
             if message["type"] == "websocket.disconnect":
                 return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import entry_points
@@ -17,10 +18,18 @@ GROUP: Final = "ds_sync.gateways"
 
 POLICY_VIOLATION: Final = 1008
 
+log = logging.getLogger(__name__)
+
 
 def find_gateways() -> dict[str, OpenGateway]:
-    """Return the installed gateways, by the name they are served under. Imports them."""
-    return {point.name: point.load() for point in entry_points(group=GROUP)}
+    """Return the installed gateways by the name they are served under. Imports them; one that can't be is left out and logged."""
+    found: dict[str, OpenGateway] = {}
+    for point in entry_points(group=GROUP):
+        try:
+            found[point.name] = point.load()
+        except Exception:  # whoever wrote it: the others are served
+            log.exception("the gateway %s can't be loaded", point.name)
+    return found
 
 
 class Gateways:
@@ -81,7 +90,7 @@ class Gateways:
         return {name: build(self._doorway) for name, build in offered.items()}
 
     def _opened(self) -> list[Gateway]:
-        if self._opening is None or not self._opening.done():
+        if self._opening is None or not self._opening.done() or self._opening.exception() is not None:
             return []
         return list(self._opening.result().values())
 

@@ -39,25 +39,29 @@ class Writer:
         self.echoes = 0
 
     async def type(self) -> None:
+        made: list[bytes] = []
+        subscription = self.document.observe(lambda event: made.append(bytes(event.update)))
         try:
             async with connect(self._url, max_size=None, ping_interval=None) as socket:
                 await socket.send(messages.build_sync(messages.STEP_1, self.document.get_state()))
                 listening = asyncio.ensure_future(self._listen(socket))
                 try:
                     while not listening.done():
-                        before = self.document.get_state()
+                        made.clear()
                         text = self.document.get("body", type=Text)
                         if len(text) > 20 and self._chance.random() < 0.3:
                             del text[0:3]
                         else:
                             text.insert(0, self._chance.choice("abcdefgh") * self._chance.choice((1, 1, 1, 500)))
-                        await socket.send(messages.build_sync(messages.UPDATE, self.document.get_update(before)))
+                        await socket.send(messages.build_sync(messages.UPDATE, made[0]))
                         await asyncio.sleep(self._chance.random() * 0.004)
                 finally:
                     listening.cancel()
                     await asyncio.gather(listening, return_exceptions=True)
         except (ConnectionClosed, OSError, InvalidMessage):
             return
+        finally:
+            self.document.unobserve(subscription)
 
     async def _listen(self, socket: Any) -> None:
         async for frame in socket:
