@@ -17,6 +17,10 @@ from ds_sync.testing.server_process import ServerProcess
 
 START = "0" * 16 + "_" + "0" * 16
 
+ANSWER = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nstream-next-offset: 1_1\r\nstream-up-to-date: true\r\ncontent-length: 4\r\n\r\nkept"
+)
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ServerProcess]:
@@ -103,10 +107,30 @@ def test_the_streams_of_a_server_are_listed(server: ServerProcess, url: str) -> 
     assert run("list", server.url, "--pattern", f"{name}/?").stdout == ""
 
 
-def test_settings_and_headers_go_out(url: str) -> None:
-    run("create", url, "--ttl", "60", "--closed", "all", "-H", "Content-Language: de", "--token", "secret")
+def test_settings_go_out(url: str) -> None:
+    run("create", url, "--ttl", "60", "--closed", "all")
     answer = httpx.head(url)
     assert (answer.headers["stream-ttl"], answer.headers["stream-closed"]) == ("60", "true")
+
+
+@pytest.mark.parametrize(("options", "environment"), [(("--token", "secret"), {}), ((), {"DS_SYNC_TOKEN": "secret"})])
+def test_headers_and_the_token_go_out(options: tuple[str, ...], environment: dict[str, str]) -> None:
+    requests: list[bytes] = []
+
+    def answer(listener: socket.socket) -> None:
+        with listener.accept()[0] as client:
+            requests.append(client.recv(65536))
+            client.sendall(ANSWER)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        answering = threading.Thread(target=answer, args=(listener,))
+        answering.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/a"
+        result = CliRunner(env=environment).invoke(stream, ["read", url, "-H", "X-Shelf: left: top", *options])
+        answering.join()
+    assert (result.exit_code, result.stdout) == (0, "kept")
+    lines = requests[0].decode().lower().split("\r\n")
+    assert {"authorization: bearer secret", "x-shelf: left: top"} <= {*lines}
 
 
 @pytest.mark.parametrize(
@@ -189,11 +213,6 @@ def test_a_reader_that_has_enough_is_no_error(url: str) -> None:
         process.stdout.close()
         assert process.wait(timeout=20) == 141
         assert process.stderr.read() == b""
-
-
-ANSWER = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nstream-next-offset: 1_1\r\nstream-up-to-date: true\r\ncontent-length: 4\r\n\r\nkept"
-)
 
 
 def test_reading_takes_up_a_broken_connection() -> None:
