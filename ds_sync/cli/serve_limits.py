@@ -59,11 +59,11 @@ def allow_open_files(connections: int) -> int:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + OWN_FILES
+    wanted = connections + connections // 10 + OWN_FILES  # those that are turned away hold one, too, until they are told
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return connections if soft == resource.RLIM_INFINITY else max(1, min(connections, soft - OWN_FILES))
+    return connections if soft == resource.RLIM_INFINITY else max(1, min(connections, (soft - OWN_FILES) * 10 // 11))
 
 
 def _size(name: str, default: int, least: int, text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

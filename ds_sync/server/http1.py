@@ -31,7 +31,7 @@ MIN_RATE: Final = 1000.0
 MAX_CONNECTIONS: Final = 20_000
 
 MAX_LATE: Final = 1000
-"""Connections above the limit that are still told so."""
+"""Connections above the limit that are still told so; at most a tenth of the limit."""
 
 _REFUSAL_HEADERS: Final = (
     b"".join(b"%b: %b\r\n" % field for field in COMMON_HEADERS)
@@ -71,6 +71,9 @@ class Http1Server:
         self.max_head = max_head
         self.max_target = max_target
         self.max_connections = max_connections
+        self.max_late = max(1, min(MAX_LATE, max_connections // 10))
+        self.tunnels = 0
+        """Connections that are handed on; each takes three of what the system calls open files."""
         self.refused: dict[int, int] = {}
         """By status: the connections that were ended with it, because of what stood on them or did not; 0 is one cut off without a word."""
         self.beyond = beyond
@@ -189,10 +192,10 @@ class Connection(asyncio.Protocol):
         self.endpoint = transport.get_extra_info("sockname")
         connections = self.server.connections
         connections.add(self)
-        over = len(connections) - self.server.max_connections
+        over = len(connections) + 2 * self.server.tunnels - self.server.max_connections
         if over > 0:
             self._late = True  # it is told, when it asks for something
-            if over > MAX_LATE:
+            if over > self.server.max_late:
                 self._cut_off()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -200,6 +203,7 @@ class Connection(asyncio.Protocol):
         self._buffer = b""
         self.resume_writing()
         if self._tunnel is not None:
+            self.server.tunnels -= 1
             self._tunnel.close()
         if self._websocket is not None:
             self._websocket.lose()
@@ -426,6 +430,7 @@ class Connection(asyncio.Protocol):
         if self.server.beyond is None:
             raise BadRequestError(505, "this is not HTTP/1.1")
         self._buffer = b""
+        self.server.tunnels += 1
         self._tunnel = Tunnel(self.transport, self.server.beyond, data)
 
     def _refuse(self, error: BadRequestError) -> None:
