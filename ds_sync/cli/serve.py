@@ -14,8 +14,10 @@ from typing import Any, NoReturn
 
 import click
 
+from ds_sync.cli.keep_updates import KeepUpdatesType
 from ds_sync.cli.serve_limits import ServeLimits, allow_open_files, limit_options
 from ds_sync.exceptions import StoreError
+from ds_sync.protocol.retention import KeepUpdates
 from ds_sync.server.app import Application, create_app
 from ds_sync.server.engines.base import StorageEngine
 from ds_sync.server.gateway import MAX_FRAME
@@ -54,6 +56,12 @@ FLUSH_SECONDS = 0.1
     help="Bytes by which a document's log grows until it gets a snapshot; 0: none are made.",
 )
 @click.option(
+    "--keep-updates",
+    type=KeepUpdatesType(),
+    help="What to keep of a document's updates although a snapshot has them: the youngest (7d, 12h, 30m, 90s), or the last so many bytes. "
+    "Who asks for older ones begins again at the snapshot. Default: all.",
+)
+@click.option(
     "--max-frame",
     default=MAX_FRAME,
     show_default=True,
@@ -89,6 +97,7 @@ def serve(
     max_body: int,
     retain_bytes: int | None,
     compact_after: int,
+    keep_updates: KeepUpdates | None,
     max_frame: int,
     inspect_token: str | None,
     no_inspect: bool,
@@ -103,6 +112,8 @@ def serve(
     """Serve streams until SIGTERM or SIGINT."""
     if memory and data is not None:
         raise click.UsageError("--memory and --data exclude each other")
+    if keep_updates is not None and not compact_after:
+        raise click.UsageError("--keep-updates needs snapshots: --compact-after must not be 0")
     if public_url is not None and not public_url.startswith(("http://", "https://")):
         raise click.UsageError("--public-url must begin with http:// or https://")
     try:
@@ -140,6 +151,7 @@ def serve(
         webhook_targets=policy,
         public_url=public_url,
         compact_after=compact_after or None,
+        keep_updates=keep_updates,
         max_frame=max_frame,
         inspect=inspect,
         demo=demo,

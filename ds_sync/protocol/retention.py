@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ds_sync.protocol.history import START, Place
@@ -24,6 +25,46 @@ def count_excess(path: str, state: StreamState, keep: int) -> int:
         return 0
     excess = state.position - (state.earliest or START).position - keep
     return excess if excess > keep * SLACK else 0
+
+
+@dataclass(frozen=True, slots=True)
+class KeepUpdates:
+    """How much of a document's updates is kept although a snapshot has them; what neither asks for may go."""
+
+    seconds: float | None = None
+    """All that is younger than this."""
+    size: int | None = None
+    """At least so many of the last bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Milestone:
+    """A place up to which a verified snapshot has, or had, everything."""
+
+    place: Place
+    at: float
+    """When it was made, seconds since 1970."""
+    left_out: int
+    """How many updates before it, ever, are in no snapshot because they can't be read."""
+
+
+def choose_trim(milestones: Sequence[Milestone], state: StreamState, keep: KeepUpdates, read_from: int | None, now: float) -> Place | None:
+    """Return before which place a document's updates may be dropped; None if nothing may go.
+
+    `milestones`: of this life, newest last. `read_from`: the oldest position somebody reads from. The snapshot before the newest is the
+    limit: who joined by it goes on from there.
+    """
+    if not milestones or milestones[-1].left_out:
+        return None
+    limit = state.position if read_from is None else read_from
+    if keep.size is not None:
+        limit = min(limit, state.position - keep.size)
+    begin = (state.earliest or START).position
+    for milestone in reversed(milestones[:-1]):
+        young = keep.seconds is not None and milestone.at > now - keep.seconds
+        if begin < milestone.place.position <= limit and not young:
+            return milestone.place
+    return None
 
 
 def decide_trim(view: StreamView, incarnation: str, place: Place, now: float) -> Decision[bool]:

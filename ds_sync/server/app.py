@@ -12,6 +12,7 @@ from typing import TypeAlias
 from ds_sync import __version__
 from ds_sync.environment import Environment
 from ds_sync.exceptions import DsSyncError, InvalidRequestError, NotFoundError
+from ds_sync.protocol.retention import KeepUpdates
 from ds_sync.server.compaction import OpenWorker
 from ds_sync.server.demo import Demo
 from ds_sync.server.documents import PRESENCE_MARK, Documents, parse_document_name, parse_presence_path
@@ -252,6 +253,7 @@ def create_app(
     webhook_targets: TargetPolicy | None = None,
     public_url: str | None = None,
     compact_after: int | None = 1024 * 1024,
+    keep_updates: KeepUpdates | None = None,
     open_worker: OpenWorker | None = None,
     gateways: Mapping[str, OpenGateway] | None = None,
     max_frame: int = MAX_FRAME,
@@ -262,14 +264,17 @@ def create_app(
 
     `webhook_targets` says where webhooks may go; by default, by https to public addresses. `public_url` is where clients reach the server,
     for the callbacks of webhooks; by default what the Host header of the subscriber's request says. `compact_after`: a document whose
-    log has grown by this much gets a snapshot (None: never), from `open_worker`; by default, from a process of its own. `retain_bytes`:
+    log has grown by this much gets a snapshot (None: never), from `open_worker`; by default, from a process of its own. `keep_updates`:
+    how much of its updates is kept although a snapshot has them; None keeps everything. `retain_bytes`:
     how much of a stream is kept at least, its oldest records going first; None keeps everything. `max_streams`: how many living streams
     clients may make; None: any number. `request_timeout`: how long a body in HTTP/2 may fall behind; in HTTP/1.1 the server sees to it.
     `gateways`: other protocols on WebSockets, by the segment after `/v1/` they are served at; by default, those that are installed.
     `max_frame`: bytes that one message of a WebSocket client may have. `inspect`: who may look at `/inspect`; by default nobody.
     `demo`: whether the editor page is served at `/demo`.
     """
-    limits = Limits(max_body, page_bytes, long_poll_timeout, sse_seconds, retain_bytes, max_streams, request_timeout)
+    limits = Limits(
+        max_body, page_bytes, long_poll_timeout, sse_seconds, retain_bytes, max_streams, request_timeout, keep_updates=keep_updates
+    )
     targets = webhook_targets or TargetPolicy()
     world = environment or Environment()
     return Application(engine, world, limits, targets, public_url, compact_after, open_worker, gateways, max_frame, inspect, demo=demo)

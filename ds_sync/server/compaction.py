@@ -20,7 +20,8 @@ from ds_sync.protocol.framing import build_frames
 from ds_sync.protocol.history import START, Place
 from ds_sync.protocol.state import FRAMED_SUFFIX
 from ds_sync.server.engines.base import StorageEngine
-from ds_sync.server.snapshots import Snapshot, Snapshots
+from ds_sync.server.snapshots import Snapshot, Snapshots, build_key
+from ds_sync.server.trimming import Trimmer
 
 CHECK_SECONDS: Final = 0.25
 """How long commits are gathered before the documents they touched are looked at."""
@@ -58,16 +59,23 @@ OpenWorker = Callable[[str], AbstractAsyncContextManager[Worker]]
 
 
 class Compactor:
-    """Watches an engine, and makes snapshots, one at a time."""
+    """Watches an engine, and makes snapshots, one at a time; drops updates that snapshots have, if it may."""
 
     def __init__(
-        self, engine: StorageEngine, snapshots: Snapshots, environment: Environment, after: int, open_worker: OpenWorker | None = None
+        self,
+        engine: StorageEngine,
+        snapshots: Snapshots,
+        environment: Environment,
+        after: int,
+        open_worker: OpenWorker | None = None,
+        trimmer: Trimmer | None = None,
     ) -> None:
         self._engine = engine
         self._snapshots = snapshots
         self._environment = environment
         self._after = after
         self._open_worker = open_worker or open_process
+        self._trimmer = trimmer
         self._dirty: set[str] = set()
         self._marks: dict[str, tuple[str, int]] = {}
         """By document: its incarnation, and the position from which its log's growth counts."""
@@ -88,8 +96,8 @@ class Compactor:
         if state is None or not state.listed:
             return False
         incarnation, place = state.incarnation, state.place
-        keys = await self._snapshots.find(root, incarnation)
-        newest = await self._snapshots.read(root, incarnation, keys[-1]) if keys else None
+        made = await self._snapshots.milestones(root, incarnation)
+        newest = await self._snapshots.read(root, incarnation, build_key(made[-1].place)) if made else None
         if place == (START if newest is None else newest.place):
             return False
         async with self._open_worker(root.partition("/")[0]) as worker:
@@ -103,7 +111,7 @@ class Compactor:
                 await self._snapshots.delete(root, key)
                 raise CompactionError(f"{root}: the snapshot is not the document; the log is kept as it is")
         try:
-            await self._snapshots.publish(root, incarnation, key)
+            await self._snapshots.publish(root, incarnation, key, left_out=refused + (made[-1].left_out if made else 0))
         except (GoneError, NotFoundError):
             await self._snapshots.delete(root, key)
             return False
@@ -111,6 +119,8 @@ class Compactor:
             log.warning("%s: %d updates can't be read, and are not in the snapshot", root, refused)
         self._marks[root] = (incarnation, place.position)
         await self._snapshots.delete_all(root, but=key)
+        if self._trimmer is not None:
+            await self._trimmer.trim(root, incarnation)
         return True
 
     def _note(self, paths: Collection[str]) -> None:
@@ -141,6 +151,8 @@ class Compactor:
                 begun = (await self._snapshots.read(root, state.incarnation, keys[-1])).place.position if keys else 0
                 mark = self._marks[root] = (state.incarnation, begun)
             if state.position - mark[1] < self._after:
+                if self._trimmer is not None:
+                    await self._trimmer.tend(root, state.incarnation)
                 return
             try:
                 await self.compact(root)

@@ -28,6 +28,7 @@ from ds_sync.server.requests import DEFAULT_CONTENT_TYPE, only_value, parse_quer
 from ds_sync.server.responses import METHODS, HeaderList, Receive, Scope, Send, answer
 from ds_sync.server.snapshots import SUFFIX, Snapshot, Snapshots
 from ds_sync.server.streams import Limits, Streams, raw_path
+from ds_sync.server.trimming import Trimmer
 
 KINDS: Final = ("yjs",)
 """The first segment of a document's URL: the name of the CRDT adapter that makes its snapshots."""
@@ -117,7 +118,11 @@ class Documents:
         self._environment = environment
         self._lives = Lives(engine, environment, limits.max_streams)
         self._snapshots = Snapshots(engine, environment)
-        self._compactor = None if compact_after is None else Compactor(engine, self._snapshots, environment, compact_after, open_worker)
+        keep = limits.keep_updates
+        trimmer = None if keep is None else Trimmer(engine, self._snapshots, environment, streams.reads, keep)
+        self._compactor: Compactor | None = None
+        if compact_after is not None:
+            self._compactor = Compactor(engine, self._snapshots, environment, compact_after, open_worker, trimmer)
         self.presence = PresenceEngine(environment.monotonic)
         """All documents' presence streams."""
         self._waiters = Waiters()

@@ -17,6 +17,7 @@ from ds_sync.protocol.decisions import AppendRequest, CreateRequest, decide_appe
 from ds_sync.protocol.history import START, Place, parse_place, spell_place
 from ds_sync.protocol.json_mode import JSON_MEDIA_TYPE, build_json_page
 from ds_sync.protocol.offsets import Offset
+from ds_sync.protocol.retention import Milestone
 from ds_sync.protocol.state import Decision, StreamView, require_stream
 from ds_sync.server.engines.base import Run, StorageEngine
 from ds_sync.server.lives import Lives
@@ -62,11 +63,18 @@ class Snapshots:
         self._lives = Lives(engine, environment)
 
     async def find(self, root: str, incarnation: str) -> tuple[str, ...]:
-        """Return the keys of the snapshots of this life of the document, newest last."""
+        """Return the keys of all snapshots that this life of the document ever had, newest last; only the newest is still there."""
+        return tuple(build_key(milestone.place) for milestone in await self.milestones(root, incarnation))
+
+    async def milestones(self, root: str, incarnation: str) -> tuple[Milestone, ...]:
+        """Return of what all snapshots of this life of the document were made, newest last."""
         run = await self._engine.read(_index(root), START, EVERYTHING)
         if run.state is None or run.state.incarnation != incarnation or not run.records:
             return ()
-        return tuple(entry["snapshotOffset"] + SUFFIX for entry in json.loads(build_json_page(run.records)))
+        return tuple(
+            Milestone(parse_key(entry["snapshotOffset"]), entry["createdAt"] / 1000, entry.get("leftOut", 0))
+            for entry in json.loads(build_json_page(run.records))
+        )
 
     async def read(self, root: str, incarnation: str, key: str) -> Snapshot:
         """Return a snapshot. Raises InvalidRequestError for what is no key, NotFoundError (SNAPSHOT_NOT_FOUND)."""
@@ -86,11 +94,15 @@ class Snapshots:
         await self._engine.transact((path,), lambda views: decide_create(views[0], request, now))
         return key
 
-    async def publish(self, root: str, incarnation: str, key: str) -> None:
-        """Make a stored snapshot the newest. Raises GoneError or NotFoundError if the document has ended or begun anew."""
+    async def publish(self, root: str, incarnation: str, key: str, *, left_out: int = 0) -> None:
+        """Make a stored snapshot the newest. Raises GoneError or NotFoundError if the document has ended or begun anew.
+
+        `left_out`: how many updates are neither in it nor in what it was made from.
+        """
         now = self._environment.now()
         paths = (f"{root}/.updates", _index(root))
-        entry = json.dumps({"snapshotOffset": key.removesuffix(SUFFIX), "createdAt": int(now * 1000)}).encode()
+        fields = {"snapshotOffset": key.removesuffix(SUFFIX), "createdAt": int(now * 1000)} | ({"leftOut": left_out} if left_out else {})
+        entry = json.dumps(fields).encode()
 
         def decide(views: Sequence[StreamView]) -> Decision[None]:
             document = require_stream(views[0].state, now)

@@ -24,12 +24,14 @@ from ds_sync.protocol.expiry import parse_expiry
 from ds_sync.protocol.forks import ForkRequest, parse_fork_offset, parse_sub_offset
 from ds_sync.protocol.history import START, Place, spell_place
 from ds_sync.protocol.offsets import BEGINNING
+from ds_sync.protocol.retention import KeepUpdates
 from ds_sync.protocol.sse import EVENT_CONTROL, EVENT_DATA, build_event
-from ds_sync.protocol.state import Decision, StreamState, StreamView, is_expired, require_stream
+from ds_sync.protocol.state import FRAMED_SUFFIX, Decision, StreamState, StreamView, is_expired, require_stream
 from ds_sync.server.answers import build_appended, build_page, build_state_fields, build_tail, join_records
 from ds_sync.server.engines.base import Run, StorageEngine
 from ds_sync.server.live import Hangup, SharedPages, Waiters
 from ds_sync.server.lives import Lives
+from ds_sync.server.read_positions import ReadPositions
 from ds_sync.server.requests import (
     DEFAULT_CONTENT_TYPE,
     ClientGoneError,
@@ -65,6 +67,8 @@ class Limits:
     """Seconds that a body in HTTP/2 may fall behind; None: any number."""
     sse_heartbeat: float = 15.0
     """Seconds of silence after which an SSE answer repeats its control event."""
+    keep_updates: KeepUpdates | None = None
+    """How much of a document's updates is kept although a snapshot has them; None keeps everything."""
 
 
 class Streams:
@@ -77,6 +81,8 @@ class Streams:
         self._waiters = waiters
         self.pages = SharedPages()
         """What was encoded last."""
+        self.reads = ReadPositions(environment.monotonic)
+        """Of streams of updates."""
         self._lives = Lives(engine, environment, limits.max_streams)
         keep = limits.retain_bytes
         self._retention = None if keep is None else Retention(engine, environment, keep, limits.page_bytes)
@@ -166,13 +172,16 @@ class Streams:
                 await self._answer_read(path, asked, after, scope, receive, send)
                 return
             except GoneError as error:
-                # The beginning is the beginning of what is left; any other offset before that is gone (nothing was sent yet).
-                if asked.offset != BEGINNING or error.code != "OFFSET_EXPIRED":
+                # The beginning is the beginning of what is left; any other offset before that is gone (nothing was sent yet). A document
+                # is not whole without what was dropped: a snapshot has that.
+                if asked.offset != BEGINNING or error.code != "OFFSET_EXPIRED" or path.endswith(FRAMED_SUFFIX):
                     raise
             state = (await self._engine.read(path, None, 0)).state
             after = START if state is None or state.earliest is None else state.earliest
 
     async def _answer_read(self, path: str, asked: ReadRequest, after: Place | None, scope: Scope, receive: Receive, send: Send) -> None:
+        if after is not None:
+            self._note_read(path, after)
         if asked.live == names.LIVE_SSE:
             await self._follow(path, after, asked.cursor, receive, send)
         elif asked.live == names.LIVE_LONG_POLL:
@@ -184,6 +193,10 @@ class Streams:
                 await answer(send, *build_tail(state))
             else:
                 await self._answer_page(run, asked.offset, None, scope, send)
+
+    def _note_read(self, path: str, after: Place) -> None:
+        if path.endswith(FRAMED_SUFFIX):
+            self.reads.note(path, after.position)
 
     async def _require(self, path: str, run: Run, *, renew: bool = False) -> StreamState:
         """Return the living stream's state; a read renews its time to live. Raises NotFoundError."""
@@ -261,6 +274,7 @@ class Streams:
             with self._waiters.waiting(path) as next_commit:
                 while not hangup.happened:
                     commit = next_commit()
+                    self._note_read(path, after)
                     try:
                         run = await self._engine.read(path, after, self._limits.page_bytes)
                     except (GoneError, StoreError):

@@ -9,7 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pycrdt import Doc, Text
 
+from ds_sync import Replica
+from ds_sync.environment import Environment
+from ds_sync.protocol.framing import build_frame, parse_frames
+from ds_sync.protocol.history import START
+from ds_sync.protocol.retention import decide_trim
+from ds_sync.server.app import create_app
+from ds_sync.server.compaction import Compactor
+from ds_sync.server.engines.sqlite import SqliteEngine
+from ds_sync.server.snapshots import Snapshots
+from ds_sync.testing.asgi_transport import AsgiTransport
+from ds_sync.testing.inline_worker import open_inline
 from ds_sync.testing.server_process import ServerProcess
 
 pytestmark = [pytest.mark.anyio, pytest.mark.interop]
@@ -131,3 +143,59 @@ async def test_a_server_that_was_set_back_gets_back_what_it_lost(join: Join, tmp
             async with join(server) as fresh:
                 await fresh("connect")
                 assert await fresh("see", text="kept lost after ")
+
+
+async def write_and_trim(data: Path, text: str) -> None:
+    """While the server is down: append an edit of somebody else's, make a snapshot, and drop all updates before it."""
+    root, environment = "yjs/notes/docs/a", Environment()
+    engine = SqliteEngine(data)
+    run = await engine.read(f"{root}/.updates", START, 1 << 30)
+    doc = Doc[Any]()
+    for update in parse_frames(b"".join(run.records)).payloads:
+        doc.apply_update(update)
+    before = doc.get_state()
+    body = doc.get("body", type=Text)
+    body += text
+    app = create_app(engine, compact_after=None)
+    transport = AsgiTransport(app)
+    answer = await transport.request("POST", f"http://test/v1/{root}", headers={}, body=build_frame(doc.get_update(before)), timeout=5)
+    assert answer.status == 204
+    compactor = Compactor(engine, Snapshots(engine, environment), environment, 1, open_inline)
+    assert await compactor.compact(root)
+    state = (await engine.read(f"{root}/.updates", None, 0)).state
+    assert state is not None
+    life, place = state.incarnation, state.place
+    assert await engine.transact((f"{root}/.updates",), lambda views: decide_trim(views[0], life, place, environment.now()))
+    await compactor.aclose()
+    await transport.aclose()
+    await app.aclose()
+    await engine.aclose()
+
+
+async def test_what_was_trimmed_away_costs_nobody_an_edit(join: Join, tmp_path: Path) -> None:
+    data = tmp_path / "server.db"
+    with ServerProcess(data) as server:
+        async with join(server) as connected, join(server) as offline:
+            await connected("connect")
+            await offline("connect")
+            await connected("type", text="one ")
+            assert await offline("see", text="one ")
+            await offline("disconnect")
+            await offline("type", text="offline ")
+            server.terminate()
+            await connected("type", text="unsent ")
+            await write_and_trim(data, "theirs ")
+            server.start()
+            assert await connected("saved", seconds=30)
+            await offline("connect")
+            assert await offline("saved", seconds=30)
+            async with join(server) as fresh, Replica(tmp_path / "replica.db", server=server.url, service="notes") as replica:
+                note = await replica.open("a")
+                await fresh("connect")
+                assert await fresh("saved")
+                async with asyncio.timeout(SECONDS):
+                    await note.synced()
+                text = str(note.doc.get("body", type=Text))
+                assert sorted(text.split()) == ["offline", "one", "theirs", "unsent"]
+                for peer in (connected, offline, fresh):
+                    assert await peer("see", text=text, seconds=20)
