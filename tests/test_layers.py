@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*(ROOT / "ds_sync").rglob("*.py"), *(ROOT / "adapters").rglob("*.py"), *(ROOT / "examples").rglob("*.py")])
 ADAPTERS = {path.name for path in (ROOT / "adapters").iterdir()}
-LEAVES = {"exceptions", "environment", "ownership", "crdt", "sources"}
+LEAVES = {"exceptions", "environment", "ownership", "crdt", "sources", "peers"}
 
 ALLOWED: dict[str, set[str]] = {
     "ds_sync": {"replica", "client"},  # the public names
@@ -18,13 +18,14 @@ ALLOWED: dict[str, set[str]] = {
     "ownership": {"exceptions"},
     "crdt": {"exceptions"},
     "sources": {"exceptions"},
+    "peers": {"exceptions"},
     "protocol": {"protocol", "exceptions"},
     "client": {"client", "protocol", *LEAVES},
     "replica": {"replica", "client", "protocol", *LEAVES},
     "server": {"server", "protocol", *LEAVES},
     "cli": {"ds_sync", "cli", "replica", "client", "server", "protocol", *LEAVES},
     "testing": {"ds_sync", "testing", "cli", "replica", "client", "server", "protocol", *LEAVES},
-    "adapters": {"exceptions", "crdt", "sources", "protocol", "environment"},
+    "adapters": {"exceptions", "crdt", "sources", "peers", "protocol", "environment"},
     "examples": {"ds_sync", "exceptions", "crdt"},
 }
 """By the part that imports: the parts of ds_sync it may import; "ds_sync" is the package itself, with the public names."""

@@ -185,7 +185,7 @@ async def test_a_transaction_of_the_application_is_waited_for(server: OldServer,
             await server.edit(0, "theirs ")
             await asyncio.sleep(0.05)
             assert str(text) == "one "
-            text += "two"
+            text += "two "
         await synced(provider)
         assert sorted(str(text).split()) == ["one", "theirs", "two"]
         assert server.text == str(text)
