@@ -39,6 +39,18 @@ function tame(user) {
   return { name: String(user?.name ?? "somebody").slice(0, 40), color, colorLight: `${color}33` }
 }
 
+// What strangers say of themselves becomes styles and positions in the editor, which gives up on what it can't read.
+function tameState(state, doc) {
+  const user = tame(state?.user)
+  try {
+    const [anchor, head] = [state.cursor.anchor, state.cursor.head].map(Y.createRelativePositionFromJSON)
+    for (const place of [anchor, head]) Y.createAbsolutePositionFromRelativePosition(place, doc)
+    return { user, cursor: { anchor, head } }
+  } catch {
+    return { user }
+  }
+}
+
 function edit() {
   const doc = new Y.Doc()
   const text = doc.getText("text")
@@ -77,12 +89,14 @@ function edit() {
     localStorage.setItem("ds-sync-demo-name", me.name)
     introduce()
   })
-  // Before the editor hears of it: it makes styles of what strangers say of themselves.
+  // This stands before the editor's own listener.
   provider.awareness.on("change", () => {
-    const others = [...provider.awareness.getStates()].filter(([client]) => client !== doc.clientID)
-    for (const [, state] of others) state.user = tame(state.user)
+    const { states } = provider.awareness
+    const others = [...states.keys()].filter((client) => client !== doc.clientID)
+    for (const client of others) states.set(client, tameState(states.get(client), doc))
     at("others").replaceChildren(
-      ...others.map(([, { user }]) => {
+      ...others.map((client) => {
+        const { user } = states.get(client)
         const badge = document.createElement("span")
         badge.textContent = user.name
         badge.style.background = user.color

@@ -4,6 +4,8 @@ import asyncio
 import hashlib
 import os
 import re
+import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ import pytest
 from pycrdt import Text
 
 from ds_sync import Replica
+from ds_sync.crdt import Word, load_adapter
+from ds_sync.protocol.framing import build_frame
 from ds_sync.testing.server_process import ServerProcess
 
 pytestmark = pytest.mark.browser
@@ -155,6 +159,54 @@ def test_who_is_there_is_shown_and_can_do_no_harm(server: ServerProcess, open_wi
         first.screenshot(Path(pictures) / "editor.png")
     second.open("about:blank")
     first.until("return document.querySelector('#others').textContent === ''")
+
+
+NONSENSE: list[Any] = [
+    5,
+    "x",
+    [],
+    {"user": 7, "cursor": {"anchor": 5, "head": "x"}},
+    {"user": {"name": "x" * 5000, "color": "red;background:url(http://127.0.0.1:9/)", "colorLight": "url(http://127.0.0.1:9/)"}},
+    {"user": {"name": {"a": []}}, "cursor": {"anchor": {"type": {"client": 1}, "item": {"clock": "x"}}, "head": {}}},
+    {"cursor": {"anchor": {"type": None, "tname": "text", "item": {"client": 1, "clock": 10**9}, "assoc": 0}, "head": None}},
+]
+
+
+def test_nonsense_about_who_is_there_stops_nothing(server: ServerProcess, open_window: Callable[[], Any]) -> None:
+    window = open_window()
+    open_page(window, f"{server.url}/demo#nonsense")
+    write_line(window, "before")
+    window.until(IS_SAVED.format("server"))
+    words = load_adapter("yjs").presence  # type: ignore[attr-defined]
+    url = f"{server.url}/v1/yjs/demo/docs/nonsense?awareness=default"
+    httpx.post(url, content=build_frame(words.encode([Word(70 + n, 1, state) for n, state in enumerate(NONSENSE)]))).raise_for_status()
+    window.until("return document.querySelectorAll('#others span').length === arguments[0]", len(NONSENSE))
+    good = {"user": {"name": "Eve", "color": "#123456"}, "cursor": {key: {"tname": "text", "assoc": 0} for key in ("anchor", "head")}}
+    httpx.post(url, content=build_frame(words.encode([Word(99, 1, good)]))).raise_for_status()
+    window.until("return document.querySelector('.cm-ySelectionInfo')?.textContent === 'Eve'", seconds=10)
+    write_line(window, "after")
+    window.until(IS_SAVED.format("server"))
+    assert text_of(window) == "before\nafter\n"
+    assert "url(" not in window.run("return document.body.innerHTML")
+
+
+def test_saved_on_the_server_is_said_only_of_what_is(server: ServerProcess, open_window: Callable[[], Any]) -> None:
+    window = open_window()
+    open_page(window, f"{server.url}/demo#honest")
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        write_line(window, "into a connection that is open and silent")
+        window.until(IS_SAVED.format("device"))
+        time.sleep(0.5)
+        assert "on its way" in window.text("#server")
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    window.until(IS_SAVED.format("server"))
+    server.kill()
+    server.start()
+    other = open_window()
+    open_page(other, f"{server.url}/demo#honest")
+    assert text_of(other) == "into a connection that is open and silent\n"
 
 
 def test_the_page_is_served_only_when_asked_for(server: ServerProcess) -> None:
