@@ -41,6 +41,12 @@ QUIET_SECONDS: Final = 10.0
 CLOSE_CODES: Final = 4000
 """Plus the HTTP status of a refusal. y-websocket clients do not come back by themselves after 4400 to 4499."""
 
+TRIMMED: Final = "OFFSET_EXPIRED"
+"""The code of a refusal to read what is in a snapshot and was dropped (`--keep-updates`)."""
+
+LOADS: Final = 3
+"""How often a document is read again whose snapshot was replaced meanwhile."""
+
 log = logging.getLogger(__name__)
 
 
@@ -181,7 +187,10 @@ class Room:
             await work
         except (NotFoundError, GoneError) as error:
             log.info("%s: %s", self.path, error)
-            self.end(CLOSE_CODES + 404, "the document is gone")
+            if error.code == TRIMMED:  # we have fallen behind, and begin again from the snapshot when somebody comes
+                self.end(COME_BACK, "what follows is not kept any more: come back")
+            else:
+                self.end(CLOSE_CODES + 404, "the document is gone")
         except DsSyncError as error:
             log.warning("%s: %s", self.path, error)
             self.end(COME_BACK, "the server can't serve this document now")
@@ -201,6 +210,15 @@ class Room:
             mark = await self._catch_up(mark)
 
     async def _load(self) -> Mark:
+        for _ in range(LOADS):
+            try:
+                return await self._read_all()
+            except GoneError as error:
+                if error.code != TRIMMED:
+                    raise  # else there is a newer snapshot
+        return await self._read_all()
+
+    async def _read_all(self) -> Mark:
         part = await self._document.begin()
         self._copy.take(await self._select_updates(part.updates))
         while not part.up_to_date:

@@ -148,6 +148,43 @@ async def test_a_replica_in_python_and_a_browser_edit_one_document(peer: Peer, s
         assert await peer.run("return await until(() => kept.ann.text.toString() === 'python browser 😀!')")
 
 
+async def test_websocket_http_and_python_share_one_document_and_one_presence(peer: Peer, server: ServerProcess, tmp_path: Path) -> None:
+    async with Replica(tmp_path / "one.db", server=server.url) as replica:
+        note = await replica.open("shared")
+        text = note.doc.get("body", type=Text)
+        await note.synced()
+        note.presence.set({"name": "python"})
+        await peer.run(f"""
+            kept.ws = open('shared')
+            await synced(kept.ws)
+            const doc = new Y.Doc(), awareness = new Awareness(doc)
+            const provider = new YjsProvider({{ doc, baseUrl: '{server.url}/v1/yjs/default', docId: 'shared', awareness, connect: false }})
+            await provider.connect()
+            kept.http = {{ doc, awareness, provider, text: doc.getText('body') }}
+            await until(() => provider.synced)
+            kept.ws.awareness.setLocalState({{ name: 'websocket' }})
+            awareness.setLocalState({{ name: 'http' }})
+            kept.ws.text.insert(0, 'websocket ')
+            await until(() => kept.http.text.toString() === 'websocket ')
+            kept.http.text.insert(10, 'http ')
+            await until(() => kept.ws.text.toString() === 'websocket http ')
+        """)
+        await python_sees(text, "websocket http ")
+        text += "python"
+        await peer.run("""
+            await until(() => kept.ws.text.toString() === 'websocket http python' && kept.http.text.toString() === 'websocket http python')
+            const names = client => [...client.awareness.getStates().values()].map(state => state.name).sort().join()
+            await until(() => names(kept.ws) === 'http,python,websocket' && names(kept.http) === 'http,python,websocket')
+            kept.ws.provider.destroy()
+            await until(() => names(kept.http) === 'http,python', 8)
+            await kept.http.provider.destroy()
+        """)
+        async with asyncio.timeout(SECONDS):
+            async for states in note.presence.changes():
+                if sorted(state["name"] for state in states.values()) in ([], ["python"]):
+                    break
+
+
 async def test_large_updates_go_both_ways(peer: Peer) -> None:
     await peer.run("""
         const letters = 'abcdefghijklmnopqrstuvwxyzé😀'

@@ -5,6 +5,8 @@ import { EventEmitter } from 'node:events'
 import { createInterface } from 'node:readline'
 import * as Y from 'yjs'
 import WebSocket from 'ws'
+import { YjsProvider } from '@durable-streams/y-durable-streams'
+import { Awareness } from 'y-protocols/awareness'
 import { WebsocketProvider } from 'y-websocket'
 
 EventEmitter.defaultMaxListeners = 1000 // each provider listens for the end of the process
@@ -47,7 +49,7 @@ const content = doc => JSON.stringify({
 
 const same = (...clients) => until(() => new Set(clients.map(client => content(client.doc))).size === 1)
 
-const scope = { Y, WebSocket, WebsocketProvider, base, kept, open, until, sleep, synced, hash, content, same }
+const scope = { Y, WebSocket, WebsocketProvider, YjsProvider, Awareness, base, kept, open, until, sleep, synced, hash, content, same }
 const AsyncFunction = (async () => {}).constructor
 
 for await (const line of createInterface({ input: process.stdin })) {

@@ -10,8 +10,9 @@ from ds_sync_ywebsocket import YWebsocketGateway, connection, gateway, messages,
 from pycrdt import Doc, Text
 from talking import Client, House, write_update
 
-from ds_sync.exceptions import ForbiddenError, StorageFullError
-from ds_sync.server.engines.base import Decide
+from ds_sync.exceptions import ForbiddenError, GoneError, StorageFullError
+from ds_sync.protocol.history import Place
+from ds_sync.server.engines.base import Decide, Run
 from ds_sync.server.engines.memory import MemoryEngine
 from ds_sync.server.engines.sqlite import SqliteEngine
 from ds_sync.server.gateway import Doorway, Scope
@@ -307,6 +308,40 @@ async def test_a_document_that_is_deleted_says_so_and_may_be_made_again(house: H
     fresh.edit("new")
     await fresh.wait(lambda client: bool(client.updates()))
     assert len(await house.stored()) == 1
+
+
+class TrimmingEngine(MemoryEngine):
+    """Has dropped what is asked for, `times` times."""
+
+    times = 0
+
+    async def read(self, path: str, after: Place | None, limit: int) -> Run:
+        if self.times and limit and path.endswith("/.updates"):
+            self.times -= 1
+            raise GoneError("dropped", code="OFFSET_EXPIRED")
+        return await super().read(path, after, limit)
+
+
+async def test_what_is_dropped_while_a_room_is_loaded_is_in_a_newer_snapshot(open_house: OpenHouse) -> None:
+    engine = TrimmingEngine()
+    house = await open_house(engine)
+    await house.append([write_update("x")])
+    engine.times = 2
+    ann = await house.join()
+    assert (str(ann.text), engine.times) == ("x", 0)
+
+
+async def test_a_room_that_has_fallen_behind_begins_again(open_house: OpenHouse) -> None:
+    engine = TrimmingEngine()
+    house = await open_house(engine)
+    ann = await house.join()
+    engine.times = 1
+    await house.append([write_update("x")])
+    await ann.wait(lambda client: client.closed is not None)
+    assert ann.closed is not None
+    assert ann.closed[0] == 1013
+    again = await house.join()
+    assert str(again.text) == "x"
 
 
 @pytest.mark.parametrize("room", [".hidden", "a/.updates", "..", "a%00b", "%2e%2e/b", ""])
