@@ -38,7 +38,8 @@ PAGE_POLICY: Final = (
 MIN_TOKEN: Final = 16
 """Characters."""
 
-FORWARDED: Final = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+FORWARDED: Final = ("forwarded", "via", "x-forwarded", "x-real-ip", "x-client-ip", "true-client-ip", "cf-")
+"""What the names of headers begin with that proxies add."""
 
 FILES: Final = {"": "inspect.html", "inspect.js": "inspect.js", "inspect.css": "inspect.css"}
 """By what follows the mount."""
@@ -108,7 +109,7 @@ class Inspector:
             await answer_closed(scope, send, 200, b"application/json", json.dumps(found).encode(), PAGE_POLICY)
 
     def _check_way(self, headers: Mapping[str, str]) -> None:
-        if self._access.token is None and (not is_own_name(headers.get("host", "")) or any(field in headers for field in FORWARDED)):
+        if self._access.token is None and (not is_own_name(headers.get("host", "")) or any(name.startswith(FORWARDED) for name in headers)):
             raise ForbiddenError("without a token the inspector answers this machine only, by its own name: see --inspect-token")
 
     def _check_caller(self, headers: Mapping[str, str]) -> None:

@@ -154,3 +154,14 @@ async def test_replicas_sync_through_it(proxy: str, tmp_path: Path) -> None:
             await asyncio.wait_for(here.synced(), 10)
             await asyncio.wait_for(there.synced(), 10)
         assert str(there.doc.get("body", type=Text)) == "4 3 2 1 0 "
+
+
+async def test_what_is_for_who_runs_the_server_is_not_passed_on(server: ServerProcess, proxy: str) -> None:
+    async with httpx.AsyncClient() as client:
+        for path in ("/inspect", "/inspect/documents", "//inspect/streams", "/%69nspect", "/x/../inspect", "/metrics"):
+            asked = httpx.Request("GET", proxy, headers={"host": "127.0.0.1"})
+            asked.url = asked.url.copy_with(raw_path=path.encode())
+            assert (await client.send(asked)).status_code == 404, path
+        assert (await client.get(f"{server.url}/inspect/documents")).status_code == 200
+        told = {"host": "127.0.0.1", "x-forwarded-proto": "http"}  # what the example's proxy says, should it pass this on
+        assert (await client.get(f"{server.url}/inspect/documents", headers=told)).status_code == 403

@@ -93,3 +93,19 @@ async def test_one_that_cannot_be_opened_fails_its_connections_and_the_end_is_qu
         await connect(app, "/v1/parrot/a")
     await app.aclose()
     await engine.aclose()
+
+
+async def test_conversations_are_counted_by_document_while_they_last() -> None:
+    class Listener(Parrot):
+        async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+            counts.append((app._gateways.count("notes", "a/b c"), app._gateways.count("notes", "a")))
+
+    counts: list[tuple[int, int]] = []
+    engine = MemoryEngine()
+    app = create_app(engine, gateways={"listener": Listener})
+    for path in ("/v1/listener/notes/a/b%20c", "/v1/listener//notes//a/b%20c/"):
+        await connect(app, path)
+    assert counts == [(1, 0), (1, 0)]
+    assert app._gateways.count("notes", "a/b c") == 0
+    await app.aclose()
+    await engine.aclose()

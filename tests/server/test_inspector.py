@@ -93,7 +93,14 @@ async def test_nothing_can_be_changed(here: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize("path", ["", *(f"/{name}" for name in DATA)])
 @pytest.mark.parametrize(
     "headers",
-    [{"host": "evil.example"}, {"host": ""}, {"host": "192.168.1.2:4437"}, {"x-forwarded-for": "9.9.9.9"}, {"via": "1.1 proxy"}],
+    [
+        {"host": "evil.example"},
+        {"host": ""},
+        {"host": "192.168.1.2:4437"},
+        {"x-forwarded-for": "9.9.9.9"},
+        {"x-forwarded-proto": "http"},
+        {"via": "1.1 proxy"},
+    ],
     ids=str,
 )
 async def test_without_a_token_strangers_are_refused(here: httpx.AsyncClient, path: str, headers: dict[str, str]) -> None:
