@@ -30,12 +30,15 @@ class WithKey:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await receive()
-            await send({"type": "websocket.close", "code": 4403, "reason": "the key is wrong"})  # y-websocket: do not come back
+            await send({"type": "websocket.accept"})  # what is refused before that has no code
+            await send({"type": "websocket.close", "code": 4403, "reason": "the key is wrong"})  # y-websocket does not come back
         else:
             await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
             await send({"type": "http.response.body", "body": b""})
 
     def _has_key(self, scope: Any) -> bool:
+        if scope.get("method") == "OPTIONS":
+            return True  # a browser on another origin asks whether it may send the key
         said = dict(scope["headers"]).get(b"authorization", b"").removeprefix(b"Bearer ")
         if scope["type"] == "websocket" and not said:
             said = parse_qs(scope["query_string"]).get(b"key", [b""])[0]
