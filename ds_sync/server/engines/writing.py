@@ -183,13 +183,17 @@ def read_file(
             for entry in unsettled:
                 if entry[0] > after.position and (entry[0] <= bound or not chosen):
                     chosen.append(entry)
-        records = []
-        for _, _, log in chosen:
+        records, at = [], after.position
+        for position, _, log in chosen:
             row = connection.execute("SELECT data FROM log WHERE id = ?", (log,)).fetchone()
             if row is None:
                 return None  # the life ended meanwhile
             if not isinstance(row[0], bytes):
                 raise TypeError(f"{type(row[0]).__name__} where a record belongs")
+            at += len(row[0])
+            if at != position:
+                # Never answered with a gap: a reader would go on behind it, and believe that it has everything.
+                raise CorruptFileError(f"the server's file is damaged: stream {stream} has no record that ends at {at}")
             records.append(row[0])
         if not chosen:
             return None

@@ -160,6 +160,24 @@ async def test_a_value_of_the_wrong_kind_is_a_damaged_file(tmp_path: Path, damag
     await engine.aclose()
 
 
+@pytest.mark.parametrize("damage", ["DELETE FROM place WHERE position = 6", "UPDATE log SET data = x'00' WHERE data = 'def'"])
+async def test_records_that_do_not_follow_on_one_another_are_a_damaged_file(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "streams.db"
+    engine = SqliteEngine(path, settle_rows=1)
+    await create(engine, "s")
+    for record in (b"abc", b"def", b"ghi"):
+        await append(engine, "s", record)
+    await engine.aclose()
+    connection = sqlite3.connect(path)
+    assert connection.execute(damage.replace("'def'", "x'646566'")).rowcount == 1
+    connection.commit()
+    connection.close()
+    engine = SqliteEngine(path, recent_bytes=0)
+    with pytest.raises(CorruptFileError, match="no record that ends"):
+        await engine.read("s", START, 100)
+    await engine.aclose()
+
+
 async def test_a_full_disk_refuses_changes_nothing_and_goes_on_when_there_is_space(tmp_path: Path) -> None:
     path = tmp_path / "streams.db"
     engine = SqliteEngine(path)
