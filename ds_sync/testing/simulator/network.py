@@ -89,6 +89,8 @@ class Network:
         """By machine and body: the stamp it goes out under now."""
         self.producers: dict[tuple[str, str], str] = {}
         """By machine and URL: the producer it sends as now."""
+        self.numbers: dict[bytes, set[tuple[str, str, str]]] = {}
+        """By body, the producer numbers it was sent under."""
         self.senders: dict[bytes, set[str]] = {}
         self.late: dict[bytes, int] = {}
         """Bodies that arrived under a stamp that their sender had given up."""
@@ -159,6 +161,7 @@ class Network:
         self.stamps[sender, body] = stamp
         self.producers[sender, url] = stamp[0]
         self.senders.setdefault(body, set()).add(sender)
+        self.numbers.setdefault(body, set()).add(stamp)
 
     def heed(self, process: Process, method: str, url: str, answer: Response) -> None:
         """Write down how long a process was asked to wait. Whoever connects anew may try at once (`excuse`)."""
