@@ -28,3 +28,8 @@ def build_cursor(asked: str | None, now: float, random_below: Callable[[int], in
     if asked is None or not _CURSOR.fullmatch(asked) or (sent := int(asked)) < current:
         return str(current)
     return str(sent + 1 + random_below(int(MAX_JITTER / INTERVAL)))
+
+
+def move_cursor(cursor: str, now: float) -> str:
+    """Return the cursor to go on with at `now` in an answer that has given `cursor`: it never goes back."""
+    return str(max(int(cursor), int((now - EPOCH) // INTERVAL)))

@@ -22,7 +22,7 @@ from ds_sync.server.gateway import MAX_FRAME, Doorway, OpenGateway
 from ds_sync.server.gateways import Gateways
 from ds_sync.server.inspector import InspectAccess, Inspector
 from ds_sync.server.listing import LIST_PATH, serve_list
-from ds_sync.server.live import Waiters
+from ds_sync.server.live import Waiters, find_wire
 from ds_sync.server.logs import access, log_request
 from ds_sync.server.metrics import CONTENT_TYPE, METRICS_PATH, Metrics
 from ds_sync.server.pages import ServePage
@@ -219,6 +219,8 @@ class Application:
             await answer(send, refusal, fields, b"" if scope["method"] == "HEAD" else body)
         finally:
             took = monotonic() - began
+            if (wire := find_wire(scope)) is not None:
+                sent += wire.pushed
             self.metrics.note(scope["method"], status, sent, took, live=b"live=" in scope["query_string"])
             if access.isEnabledFor(logging.INFO):
                 log_request(scope, status, sent, took)

@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 
 from ds_sync.server.http1_exchange import PENDING_BYTES, Exchange, Express, PlainRequest, PromptExchange
 from ds_sync.server.http1_head import CHUNKED, HTTP2_PREFACE, MAX_HEAD, MAX_TARGET, BadRequestError, ChunkedBody, Head, parse_head
-from ds_sync.server.responses import COMMON_HEADERS, LINES, Receive, Scope, Send
+from ds_sync.server.responses import COMMON_TEXT, LINES, Receive, Scope, Send
 from ds_sync.server.tunnel import Tunnel
 from ds_sync.server.websocket import WebSocket
 
@@ -33,10 +33,7 @@ MAX_CONNECTIONS: Final = 20_000
 MAX_LATE: Final = 1000
 """Connections above the limit that are still told so; at most a tenth of the limit."""
 
-_REFUSAL_HEADERS: Final = (
-    b"".join(b"%b: %b\r\n" % field for field in COMMON_HEADERS)
-    + b"content-type: application/json\r\ncache-control: no-store\r\nconnection: close\r\n"
-)
+_REFUSAL_HEADERS: Final = COMMON_TEXT + b"content-type: application/json\r\ncache-control: no-store\r\nconnection: close\r\n"
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 

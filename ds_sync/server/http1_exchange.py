@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
 from ds_sync.server.http1_head import Head
+from ds_sync.server.live import LIVE
 from ds_sync.server.responses import LINES, Message, Scope
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ class Exchange:
         "_finished",
         "_gone",
         "_head",
+        "_on_hangup",
         "_parts",
         "_scope",
         "_start",
@@ -43,6 +46,7 @@ class Exchange:
         "_wants_continue",
         "complete",
         "last",
+        "pushed",
         "started",
     )
 
@@ -62,6 +66,8 @@ class Exchange:
         self._ended = False
         """The client closed its sending side."""
         self._wants_continue = head.expects_continue
+        self._on_hangup: Callable[[], None] | None = None
+        self.pushed = 0
         self.complete = False
         """The whole body is here."""
         self.started = False
@@ -73,6 +79,7 @@ class Exchange:
         """Have the application answer."""
         head, connection = self._head, self._connection
         scope = connection.build_scope(head)
+        scope["extensions"] = {LIVE: self}
         try:
             await connection.server.app(scope, self.receive, self.send)
         except Exception:
@@ -142,6 +149,22 @@ class Exchange:
         elif connection.paused:
             await connection.drain()
 
+    def push(self, data: bytes) -> bool:
+        """Send more of an answer at once; return False if there is none under way, or its client is behind."""
+        connection = self._connection
+        if not self._chunked or self._finished or self._gone or self._ended or connection.paused:
+            return False
+        connection.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        self.pushed += len(data)
+        return True
+
+    def on_hangup(self, call: Callable[[], None]) -> None:
+        """Call `call` when the client sends nothing more, or is gone: what `receive` would say."""
+        if self._gone or self._ended:
+            call()
+        else:
+            self._on_hangup = call
+
     def receive_part(self, data: bytes, *, complete: bool) -> None:
         """Take some of the body."""
         self.complete = complete
@@ -164,6 +187,8 @@ class Exchange:
         self._wake()
 
     def _wake(self) -> None:
+        if self._on_hangup is not None and (self._gone or self._ended):
+            self._on_hangup()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 

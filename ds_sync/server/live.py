@@ -5,87 +5,137 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from typing import Final, Protocol
 
-from ds_sync.server.responses import Receive
+from ds_sync.server.responses import Receive, Scope
+
+LIVE: Final = "ds_sync.live"
+"""The name of an ASGI extension: in `scope["extensions"]`, a Wire."""
+
+
+class Wire(Protocol):
+    """What our HTTP server offers beside ASGI's messages: no task has to wait for a hang-up, or to run for each piece of an answer."""
+
+    pushed: int
+    """Bytes that went out by `push`."""
+
+    def on_hangup(self, call: Callable[[], None]) -> None:
+        """Have `call` called when the client is gone; at once if it is."""
+        ...
+
+    def push(self, data: bytes) -> bool:
+        """Send more of an answer that has begun; False, with nothing sent, if the client has not read enough of it."""
+        ...
+
+
+def find_wire(scope: Scope) -> Wire | None:
+    """Return the extension, if a request came with it."""
+    wire: Wire | None = scope.get("extensions", {}).get(LIVE)
+    return wire
+
+
+class Reader:
+    """One live request: waits for news of its stream, and notices that its client has hung up."""
+
+    __slots__ = ("_loop", "_receive", "_waiter", "_watching", "_wire", "changed", "gone", "take")
+
+    def __init__(self, receive: Receive, wire: Wire | None = None) -> None:
+        self.changed = False
+        """There was a commit. Set it back *before* reading."""
+        self.gone = False
+        """The client has hung up."""
+        self.take: Callable[[], bool] | None = None
+        """Asked at a commit while the request waits: whether it has made use of it already, and need not be woken."""
+        self._loop = asyncio.get_running_loop()
+        self._receive = receive
+        self._wire = wire
+        self._watching: asyncio.Task[None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait until there is a commit, the client is gone, or `seconds` have passed; return whether there was a commit."""
+        if self._wire is not None:
+            self._wire.on_hangup(self._hang_up)
+        elif self._watching is None:
+            self._watching = asyncio.ensure_future(self._watch())
+        if not self.changed and not self.gone and seconds > 0:
+            self._waiter = self._loop.create_future()
+            timer = self._loop.call_later(seconds, self._wake)
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+                timer.cancel()
+        return self.changed
+
+    def notice(self) -> None:
+        """There was a commit."""
+        if self._waiter is not None and self.take is not None and not self._waiter.done() and self.take():
+            return
+        self.changed = True
+        self._wake()
+
+    async def stop(self) -> None:
+        """Stop watching."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait((self._watching,))
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _hang_up(self) -> None:
+        self.gone = True
+        self._wake()
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._hang_up()
 
 
 class Waiters:
-    """One future for each path somebody waits on: a commit wakes all of its readers at once."""
+    """Who waits on which path: a commit wakes all of its readers at once."""
 
     def __init__(self) -> None:
-        self._futures: dict[str, asyncio.Future[None]] = {}
-        self._counts: dict[str, int] = {}
+        self._readers: dict[str, set[Reader]] = {}
         self.stopping = False
         """Live readers should end now."""
 
     @contextmanager
-    def waiting(self, path: str) -> Iterator[Callable[[], asyncio.Future[None]]]:
-        """Give a function that returns the future of the next commit to `path`. Call it *before* reading, wait after."""
-        self._counts[path] = self._counts.get(path, 0) + 1
+    def waiting(self, path: str, reader: Reader) -> Iterator[None]:
+        """Tell `reader` of the commits to `path`."""
+        self._readers.setdefault(path, set()).add(reader)
         try:
-            yield lambda: self._future(path)
+            yield
         finally:
-            left = self._counts[path] - 1
-            if left:
-                self._counts[path] = left
-            else:
-                del self._counts[path]
-                self._futures.pop(path, None)
+            readers = self._readers[path]
+            readers.discard(reader)
+            if not readers:
+                del self._readers[path]
 
     def wake(self, paths: Collection[str]) -> None:
         """Wake all who wait for one of `paths`."""
         for path in paths:
-            future = self._futures.pop(path, None)
-            if future is not None and not future.done():
-                future.set_result(None)
+            for reader in tuple(self._readers.get(path, ())):
+                reader.notice()
 
     def stop(self) -> None:
         """Wake everybody, for the last time."""
         self.stopping = True
-        self.wake(tuple(self._futures))
+        for readers in tuple(self._readers.values()):
+            for reader in tuple(readers):
+                reader.take = None
+                reader.notice()
 
     def count(self, path: str) -> int:
         """Return how many readers wait for `path`."""
-        return self._counts.get(path, 0)
+        return len(self._readers.get(path, ()))
 
     def __len__(self) -> int:
         """How many readers wait, on all paths."""
-        return sum(self._counts.values())
-
-    def _future(self, path: str) -> asyncio.Future[None]:
-        future = self._futures.get(path)
-        if future is None:
-            future = self._futures[path] = asyncio.get_running_loop().create_future()
-            if self.stopping:
-                future.set_result(None)
-        return future
-
-
-class Hangup:
-    """Notices that the client of a live request has hung up."""
-
-    def __init__(self, receive: Receive) -> None:
-        self._task: asyncio.Task[None] = asyncio.ensure_future(self._watch(receive))
-
-    @property
-    def happened(self) -> bool:
-        """Whether the client is gone."""
-        return self._task.done() and not self._task.cancelled()
-
-    async def wait(self, future: asyncio.Future[None], seconds: float) -> bool:
-        """Wait until `future` is done, the client is gone, or `seconds` have passed; return whether `future` is done."""
-        await asyncio.wait((future, self._task), timeout=max(seconds, 0.0), return_when=asyncio.FIRST_COMPLETED)
-        return future.done()
-
-    async def stop(self) -> None:
-        """Stop watching."""
-        self._task.cancel()
-        await asyncio.wait((self._task,))
-
-    @staticmethod
-    async def _watch(receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        return sum(map(len, self._readers.values()))
 
 
 class SharedPages:

@@ -48,6 +48,9 @@ COMMON_HEADERS: Final[HeaderList] = [
 ]
 """On every answer, errors and preflights too (PROTOCOL.md section 10.7)."""
 
+COMMON_TEXT: Final = b"".join(b"%b: %b\r\n" % field for field in COMMON_HEADERS)
+"""The same in HTTP/1.1."""
+
 PREFLIGHT_HEADERS: Final[HeaderList] = [
     *COMMON_HEADERS,
     (b"access-control-allow-methods", b"GET, POST, PUT, DELETE, HEAD, OPTIONS"),
@@ -82,24 +85,20 @@ _REFUSALS: Final[tuple[tuple[type[DsSyncError], int, str], ...]] = (
 
 async def answer(send: Send, status: int, headers: HeaderList, body: bytes = b"") -> None:
     """Send a whole answer; `headers` come on top of what every answer carries."""
-    await send({"type": "http.response.start", "status": status, "headers": complete_fields(status, headers, body)})
-    await send({"type": "http.response.body", "body": body})
-
-
-def complete_fields(status: int, headers: HeaderList, body: bytes) -> HeaderList:
-    """Return all headers of a whole answer."""
     if status not in (204, 304):
         headers.append((b"content-length", b"%d" % len(body)))
-    return COMMON_HEADERS + headers
+    await send({"type": "http.response.start", "status": status, "headers": COMMON_HEADERS + headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def encode_head(status: int, headers: HeaderList, body: bytes) -> bytes:
     """Return the first line of a whole answer in HTTP/1.1, and all its headers, each line with its end."""
-    headers = complete_fields(status, headers, body)
+    if status not in (204, 304):
+        headers.append((b"content-length", b"%d" % len(body)))
     text = b"".join([b"%b: %b\r\n" % field for field in headers])
     if text.count(b"\n") != len(headers):
         raise AssertionError("a header of an answer holds a line break")
-    return (LINES.get(status) or b"HTTP/1.1 %d \r\n" % status) + text
+    return (LINES.get(status) or b"HTTP/1.1 %d \r\n" % status) + COMMON_TEXT + text
 
 
 def build_failure(error: Exception, method: str, path: str) -> Answer:

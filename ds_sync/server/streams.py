@@ -7,12 +7,13 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from ds_sync.environment import Environment
 from ds_sync.exceptions import GoneError, InvalidRequestError, StaleEpochError, StoreError
 from ds_sync.protocol import headers as names
 from ds_sync.protocol.caching import NO_STORE, build_etag
-from ds_sync.protocol.cursor import build_cursor
+from ds_sync.protocol.cursor import build_cursor, move_cursor
 from ds_sync.protocol.decisions import (
     AppendOutcome,
     AppendRequest,
@@ -28,8 +29,8 @@ from ds_sync.protocol.retention import KeepUpdates
 from ds_sync.protocol.sse import EVENT_CONTROL, EVENT_DATA, build_event
 from ds_sync.protocol.state import FRAMED_SUFFIX, Decision, StreamState, StreamView, is_expired, require_stream
 from ds_sync.server.answers import build_appended, build_page, build_state_fields, build_tail, join_records
-from ds_sync.server.engines.base import Run, StorageEngine
-from ds_sync.server.live import Hangup, SharedPages, Waiters
+from ds_sync.server.engines.base import PromptEngine, Run, StorageEngine
+from ds_sync.server.live import Reader, SharedPages, Waiters, find_wire
 from ds_sync.server.lives import Lives
 from ds_sync.server.read_positions import ReadPositions
 from ds_sync.server.requests import (
@@ -71,11 +72,25 @@ class Limits:
     """How much of a document's updates is kept although a snapshot has them; None keeps everything."""
 
 
+class _News(NamedTuple):
+    """One commit, as an SSE answer tells it."""
+
+    state: StreamState
+    """Good as long as this is the stream's."""
+    start: Place
+    asked: str
+    """The cursor given before."""
+    end: Place
+    cursor: str
+    event: bytes
+
+
 class Streams:
     """The requests on streams, over one engine."""
 
     def __init__(self, engine: StorageEngine, environment: Environment, limits: Limits, waiters: Waiters) -> None:
         self._engine = engine
+        self._prompt = engine if isinstance(engine, PromptEngine) else None
         self._environment = environment
         self._limits = limits
         self._waiters = waiters
@@ -83,6 +98,8 @@ class Streams:
         """What was encoded last."""
         self.reads = ReadPositions(environment.monotonic)
         """Of streams of updates."""
+        self._news: dict[str, _News] = {}
+        """By path: what followers were told last."""
         self._lives = Lives(engine, environment, limits.max_streams)
         keep = limits.retain_bytes
         self._retention = None if keep is None else Retention(engine, environment, keep, limits.page_bytes)
@@ -183,7 +200,7 @@ class Streams:
         if after is not None:
             self._note_read(path, after)
         if asked.live == names.LIVE_SSE:
-            await self._follow(path, after, asked.cursor, receive, send)
+            await self._follow(path, after, asked.cursor, scope, receive, send)
         elif asked.live == names.LIVE_LONG_POLL:
             await self._long_poll(path, asked.offset, after, asked.cursor, scope, receive, send)
         else:
@@ -225,11 +242,11 @@ class Streams:
         self, path: str, offset: str, after: Place | None, cursor: str | None, scope: Scope, receive: Receive, send: Send
     ) -> None:
         deadline = self._environment.monotonic() + self._limits.long_poll_timeout
-        hangup: Hangup | None = None
-        with self._waiters.waiting(path) as next_commit:
+        reader = Reader(receive, find_wire(scope))
+        with self._waiters.waiting(path, reader):
             try:
                 while True:
-                    commit = next_commit()
+                    reader.changed = False
                     run = await self._engine.read(path, after, self._limits.page_bytes)
                     state = await self._require(path, run, renew=True)
                     if after is None:
@@ -237,14 +254,11 @@ class Streams:
                     left = deadline - self._environment.monotonic()
                     if run.records or state.closed or left <= 0 or self._waiters.stopping:
                         break
-                    if hangup is None:
-                        hangup = Hangup(receive)
-                    await hangup.wait(commit, min(left, _half_life(state)))
-                    if hangup.happened:
+                    await reader.wait(min(left, _half_life(state)))
+                    if reader.gone:
                         raise ClientGoneError
             finally:
-                if hangup is not None:
-                    await hangup.stop()
+                await reader.stop()
         moved = build_cursor(cursor, self._environment.now(), self._environment.random.randrange)
         if run.records:
             await self._answer_page(run, offset, moved, scope, send)
@@ -253,7 +267,7 @@ class Streams:
         fields += [(b"stream-up-to-date", b"true"), (b"stream-cursor", moved.encode()), (b"cache-control", NO_STORE.encode())]
         await answer(send, 204, fields)
 
-    async def _follow(self, path: str, after: Place | None, cursor: str | None, receive: Receive, send: Send) -> None:
+    async def _follow(self, path: str, after: Place | None, asked: str | None, scope: Scope, receive: Receive, send: Send) -> None:
         now = self._environment.monotonic
         run = await self._engine.read(path, after, self._limits.page_bytes)
         state = await self._require(path, run, renew=True)
@@ -268,12 +282,26 @@ class Streams:
         if base64:
             fields.append((b"stream-sse-data-encoding", b"base64"))
         await send({"type": "http.response.start", "status": 200, "headers": COMMON_HEADERS + fields})
-        hangup = Hangup(receive)
+        cursor = build_cursor(asked, self._environment.now(), self._environment.random.randrange)
         deadline, told = now() + self._limits.sse_seconds, False
-        try:
-            with self._waiters.waiting(path) as next_commit:
-                while not hangup.happened:
-                    commit = next_commit()
+        wire = find_wire(scope)
+        reader = Reader(receive, wire)
+
+        def take() -> bool:
+            nonlocal after, cursor
+            if wire is None or after is None or (news := self._find_news(path, state.incarnation, after, cursor, base64=base64)) is None:
+                return False
+            if not wire.push(news.event):
+                return False
+            after, cursor = news.end, news.cursor
+            self._note_read(path, after)
+            return True
+
+        reader.take = take
+        with self._waiters.waiting(path, reader):
+            try:
+                while not reader.gone:
+                    reader.changed = False
                     self._note_read(path, after)
                     try:
                         run = await self._engine.read(path, after, self._limits.page_bytes)
@@ -289,21 +317,44 @@ class Streams:
                         break
                     ended = life.closed and run.up_to_date
                     if run.records or ended or not told:
-                        cursor = build_cursor(cursor, self._environment.now(), self._environment.random.randrange)
-                        await self._send_event(run, life, spell_place(after), cursor, base64=base64, send=send)
+                        cursor = move_cursor(cursor, self._environment.now())
+                        event = self._build_events(run, life, after, cursor, base64=base64)
+                        await send({"type": "http.response.body", "body": event, "more_body": True})
                         after, told = run.end, run.up_to_date
                     left = deadline - now()
                     if ended or left <= 0 or self._waiters.stopping:
                         break
                     if told:
                         await self._renew(path, life)
-                        told = await hangup.wait(commit, min(left, self._limits.sse_heartbeat, _half_life(life)))
-        finally:
-            await hangup.stop()
-        if not hangup.happened:
+                        told = await reader.wait(min(left, self._limits.sse_heartbeat, _half_life(life)))
+            finally:
+                await reader.stop()
+        if not self._waiters.count(path):
+            self._news.pop(path, None)
+        if not reader.gone:
             await send({"type": "http.response.body", "body": b""})
 
-    async def _send_event(self, run: Run, state: StreamState, start: str, cursor: str, *, base64: bool, send: Send) -> None:
+    def _find_news(self, path: str, incarnation: str, after: Place, cursor: str, *, base64: bool) -> _News | None:
+        """Return what a commit brought to all who followed up to `after`, encoded once; None if it is more than another page."""
+        engine = self._prompt
+        life = None if engine is None else engine.state_of(path)
+        if engine is None or life is None or life.incarnation != incarnation or not life.listed or life.closed or life.deadline is not None:
+            return None
+        news = self._news.get(path)
+        if news is not None and news.state is life and news.start == after and news.asked == cursor:
+            return news
+        try:
+            run = engine.read_now(path, after, self._limits.page_bytes)
+        except (GoneError, StoreError):
+            return None  # whoever follows meets it again, and ends
+        if run is None or not run.records or not run.up_to_date:
+            return None
+        moved = move_cursor(cursor, self._environment.now())
+        event = self._build_events(run, life, after, moved, base64=base64)
+        news = self._news[path] = _News(life, after, cursor, run.end, moved, event)
+        return news
+
+    def _build_events(self, run: Run, state: StreamState, start: Place, cursor: str, *, base64: bool) -> bytes:
         control: dict[str, object] = {names.CONTROL_NEXT_OFFSET: run.next_offset}
         if state.closed and run.up_to_date:
             control[names.CONTROL_CLOSED] = True
@@ -313,9 +364,9 @@ class Streams:
                 control[names.CONTROL_UP_TO_DATE] = True
         event = build_event(EVENT_CONTROL, json.dumps(control, separators=(",", ":")))
         if run.records:
-            key = (state.incarnation, start, run.next_offset, "sse")
+            key = (state.incarnation, spell_place(start), run.next_offset, "sse")
             event = self.pages.page(key, lambda: _build_data_event(join_records(state, run.records), base64=base64)) + event
-        await send({"type": "http.response.body", "body": event, "more_body": True})
+        return event
 
 
 def raw_path(scope: Scope) -> bytes:

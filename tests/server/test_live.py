@@ -2,12 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
 
-from ds_sync.server.live import SharedPages, Waiters
+from ds_sync.server.live import Reader, SharedPages, Waiters
+from ds_sync.server.responses import Message
 from ds_sync.testing.server_process import ServerProcess
 
 pytestmark = pytest.mark.anyio
@@ -104,18 +105,82 @@ async def test_many_readers_of_one_tail_all_hear_of_one_append(server: ServerPro
         assert {answer.content for answer in await asyncio.gather(*waiting)} == {b"all"}
 
 
-async def test_waiters_are_forgotten_when_the_last_one_leaves() -> None:
+async def never() -> Message:
+    await asyncio.Event().wait()
+    raise AssertionError("nothing comes")
+
+
+async def test_readers_are_woken_by_a_commit_to_their_path_and_forgotten_when_they_leave() -> None:
     waiters = Waiters()
-    with waiters.waiting("a") as outer:
-        with waiters.waiting("a") as inner:
-            assert outer() is inner()
-            assert len(waiters) == 2
-        waiters.wake(["a", "b"])
-        assert not outer().done()
+    outer, inner = Reader(never), Reader(never)
+    with waiters.waiting("a", outer):
+        with waiters.waiting("a", inner):
+            assert (len(waiters), waiters.count("a")) == (2, 2)
+            waiting = asyncio.gather(outer.wait(5), inner.wait(5))
+            await asyncio.sleep(0)
+            waiters.wake(["b"])
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            waiters.wake(["a", "b"])
+            assert await waiting == [True, True]
+        outer.changed = False
+        assert not await outer.wait(0.001), "nothing came"
+        waiters.stop()
+        assert await outer.wait(5), "the last time"
     assert len(waiters) == 0
-    waiters.stop()
-    with waiters.waiting("a") as late:
-        assert late().done()
+    await outer.stop()
+    await inner.stop()
+
+
+async def test_a_reader_that_takes_the_news_at_once_is_not_woken() -> None:
+    waiters, reader, taken = Waiters(), Reader(never), []
+
+    def take() -> bool:
+        taken.append(len(taken))
+        return len(taken) < 3
+
+    reader.take = take
+    with waiters.waiting("a", reader):
+        waiters.wake(["a"])
+        assert (reader.changed, taken) == (True, []), "it was not waiting"
+        reader.changed = False
+        waiting = asyncio.ensure_future(reader.wait(5))
+        await asyncio.sleep(0)
+        waiters.wake(["a"])
+        waiters.wake(["a"])
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        assert taken == [0, 1]
+        waiters.wake(["a"])
+        assert await waiting
+    await reader.stop()
+
+
+async def test_a_reader_notices_that_its_client_is_gone_in_both_ways() -> None:
+    gone = asyncio.Event()
+
+    async def receive() -> Message:
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    class Line:
+        pushed = 0
+
+        def on_hangup(self, call: Callable[[], None]) -> None:
+            asyncio.get_running_loop().call_later(0.01, call)
+
+        def push(self, data: bytes) -> bool:
+            return False
+
+    reader, other = Reader(receive), Reader(never, Line())
+    waiting = asyncio.gather(reader.wait(5), other.wait(5))
+    await asyncio.sleep(0)
+    gone.set()
+    assert await waiting == [False, False]
+    assert reader.gone
+    assert other.gone
+    await reader.stop()
+    await other.stop()
 
 
 def test_a_page_is_built_once_while_it_is_held() -> None:

@@ -14,7 +14,8 @@ from ds_sync.protocol.history import parse_place
 from ds_sync.server import survey as module
 from ds_sync.server.documents import DocumentName, Documents
 from ds_sync.server.engines.memory import MemoryEngine
-from ds_sync.server.live import Waiters
+from ds_sync.server.live import Reader, Waiters
+from ds_sync.server.responses import Message
 from ds_sync.server.streams import Limits, Streams
 from ds_sync.server.survey import Survey, parse_updates_path
 from ds_sync.testing.asgi_transport import AsgiTransport
@@ -62,6 +63,10 @@ class House:
             await self.ask("POST", f"yjs/notes/docs/{path}", build_frame(doc.get_update(before)))
 
 
+async def receive_nothing() -> Message:
+    raise AssertionError("nobody waits")
+
+
 @pytest.fixture
 async def house(anyio_backend: str) -> AsyncIterator[House]:
     made = House()
@@ -79,7 +84,7 @@ async def test_a_document_is_told_with_its_size_updates_connections_people_and_l
     said = [Word(1, 1, {"name": "Ann"}), Word(2, 1, {"name": "Ben"})]
     await house.ask("POST", "yjs/notes/docs/a/b?awareness=default", build_frame(words.encode(said)))
     await house.ask("POST", "yjs/notes/docs/a/b?awareness=default", build_frame(words.encode([Word(2, 2, None)])))
-    with house.readers.waiting("yjs/notes/docs/a/b/.updates"):
+    with house.readers.waiting("yjs/notes/docs/a/b/.updates", Reader(receive_nothing)):
         found = await house.survey.find_documents("", "", 10)
     (row,) = found["documents"]
     assert found["next"] is None

@@ -28,7 +28,7 @@ from ds_sync.protocol import headers as h
 from ds_sync.protocol.framing import parse_frames
 from ds_sync.protocol.offsets import BEGINNING
 from ds_sync.protocol.sse import EVENT_CONTROL, EVENT_DATA, build_event
-from ds_sync.server.live import Hangup, Waiters
+from ds_sync.server.live import Reader, Waiters
 from ds_sync.server.requests import ClientGoneError, parse_headers, parse_query, read_body
 from ds_sync.server.responses import HeaderList, Receive, Scope, Send, answer, refuse
 from ds_sync.testing.simulator.ledger import Ledger
@@ -194,12 +194,13 @@ class ForeignApp:
             await self._follow(path, at, receive, send)
         elif live is None or (live == h.LIVE_LONG_POLL and self.habits.long_poll):
             deadline = self._environment.monotonic() + 20.0
-            hangup = Hangup(receive)
-            with self._waiters.waiting(path) as next_change:
-                while live and not hangup.happened and at == len(self._find(path).data) and not self._find(path).closed:
-                    if not await hangup.wait(next_change(), deadline - self._environment.monotonic()):
+            reader = Reader(receive)
+            with self._waiters.waiting(path, reader):
+                while live and not reader.gone and at == len(self._find(path).data) and not self._find(path).closed:
+                    reader.changed = False
+                    if not await reader.wait(deadline - self._environment.monotonic()):
                         break
-            await hangup.stop()
+            await reader.stop()
             data = self._find(path).data[at : at + self.habits.page_bytes]
             await answer(send, 200, self._say(path, at + len(data), live=live is not None), data)
         else:
@@ -208,10 +209,11 @@ class ForeignApp:
     async def _follow(self, path: str, at: int, receive: Receive, send: Send) -> None:
         fields = [(b"content-type", b"text/event-stream"), (b"stream-sse-data-encoding", b"base64")]
         await send({"type": "http.response.start", "status": 200, "headers": fields})
-        hangup, deadline, told = Hangup(receive), self._environment.monotonic() + 60.0, False
-        with self._waiters.waiting(path) as next_change:
-            while not hangup.happened and self._environment.monotonic() < deadline:
-                change, stream = next_change(), self.streams.get(path)
+        reader, deadline, told = Reader(receive), self._environment.monotonic() + 60.0, False
+        with self._waiters.waiting(path, reader):
+            while not reader.gone and self._environment.monotonic() < deadline:
+                reader.changed = False
+                stream = self.streams.get(path)
                 if stream is None or at > len(stream.data):
                     break
                 data = stream.data[at : at + self.habits.page_bytes]
@@ -227,8 +229,8 @@ class ForeignApp:
                 if told:
                     if stream.closed:
                         break
-                    told = await hangup.wait(change, min(15.0, deadline - self._environment.monotonic()))
-        await hangup.stop()
+                    told = await reader.wait(min(15.0, deadline - self._environment.monotonic()))
+        await reader.stop()
         await send({"type": "http.response.body", "body": b""})
 
 
