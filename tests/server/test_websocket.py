@@ -173,6 +173,30 @@ async def test_an_application_that_leaves_closes(caplog: pytest.LogCaptureFixtur
     assert ("on purpose" in caplog.text) == failing
 
 
+async def test_what_is_pushed_arrives_in_order_whatever_its_size_and_however_fast_it_is_read() -> None:
+    sizes = [1, 10, 70_000, 3, 65_000, 2_000_000, 1, 1, 60_000, 60_000, 60_000, 60_000, 60_000, 5] * 3
+
+    async def push_all(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        push = scope["extensions"][PUSH]
+        for number, size in enumerate(sizes):
+            message = bytes((number,)) * size
+            if not push(message):
+                await send({"type": "websocket.send", "bytes": message})
+            if number % 5 == 0:
+                await asyncio.sleep(0)
+
+    async with serving(push_all) as port, connect(f"ws://127.0.0.1:{port}/", max_size=None) as client:
+        got = []
+        for _ in sizes:
+            await asyncio.sleep(0.001)
+            message = await asyncio.wait_for(client.recv(), 5)
+            assert isinstance(message, bytes)
+            assert len(set(message)) == 1
+            got.append((message[0], len(message)))
+    assert got == list(enumerate(sizes))
+
+
 async def test_who_does_not_read_holds_up_its_sender_only_and_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     sent = 0
     refused = asyncio.Event()
