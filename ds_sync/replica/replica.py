@@ -228,6 +228,7 @@ class Replica:
             await self._go_offline()
             self._require_store()
             self._server = self._online = server.rstrip("/")
+            self._plain_servers.clear()
             if token is not None or headers is not None:
                 self._token = self._token if token is None else token
                 self._headers = self._headers if headers is None else headers

@@ -17,7 +17,9 @@ from ds_sync.exceptions import (
     NotFoundError,
     ProtocolError,
     ResponseError,
+    ServerError,
     StoreError,
+    TransportError,
     UnauthorizedError,
 )
 from ds_sync.protocol.messages import Page
@@ -286,8 +288,8 @@ class Session:
 
     async def _fail(self, error: DsSyncError, verdict: Tail) -> None:
         """Do what a failed request demands, and wait as long as it demands."""
-        if verdict is Tail.BLOCK and isinstance(error, GoneError) and self._snapshots.uncertain:
-            verdict = Tail.RETRY  # the beginning was dropped, and there may be a snapshot in its place
+        if verdict is Tail.BLOCK and isinstance(error, GoneError) and self._snapshots.reconsider():
+            verdict = Tail.RETRY
         if verdict in (Tail.RETRY, Tail.PAUSE, Tail.BLOCK):
             state = "unauthorized" if isinstance(error, UnauthorizedError) else "forbidden" if verdict is Tail.PAUSE else "retrying"
             self._show("blocked" if verdict is Tail.BLOCK else state, error)
@@ -322,14 +324,19 @@ class Session:
 
     async def _create(self) -> None:
         local = self.local
+        lost = local.record.checkpoint != BEGINNING or local.record.incarnation is not None
         try:
             info = await self._client.create(content_type=local.adapter.content_type, incarnation=local.record.incarnation)
         except DsSyncError as error:
+            if lost and isinstance(error, (TransportError, ServerError, ProtocolError)):
+                # It may have been made all the same. At the checkpoint of an empty stream nobody would notice what it lacks.
+                self._scratch = None
+                local.begin_heal(local.record.incarnation)
             await self._fail(error, plan.judge_other_failure(error))
             return
         if plan.is_another_life(info.incarnation, local.record):
             local.set_phase(Phase.DIVERGED)  # somebody was faster, and made another document
-        elif local.record.checkpoint != BEGINNING or local.record.incarnation is not None:
+        elif lost:
             # We knew a stream here, and the server does not: it lost it. What we have goes back.
             self._scratch = None
             local.begin_heal(info.incarnation or local.record.incarnation)

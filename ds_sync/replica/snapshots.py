@@ -24,8 +24,7 @@ class SnapshotSource:
         self._server = (server, crdt)
         self._plain = plain
         self._failures = self._skipped = 0
-        self.uncertain = False
-        """Whether the last None is no answer of the server: there may be a snapshot all the same."""
+        self._uncertain = False  # whether the last None was no answer of the moment: there may be a snapshot all the same
 
     async def find(self) -> Page | None:
         """Return a page of one update, the newest snapshot, and where to read on; None: read the stream from its beginning.
@@ -33,12 +32,12 @@ class SnapshotSource:
         Raises TransportError, ServerError, RateLimitedError or UnauthorizedError if it should be asked again.
         """
         if self._server in self._plain:
-            self.uncertain = False
+            self._uncertain = True
             return None
         if self._skipped:
             self._skipped -= 1
             return None
-        self.uncertain = True
+        self._uncertain = True
         try:
             page = await self._document.read_snapshot()
         except (TransportError, ServerError, RateLimitedError, UnauthorizedError):
@@ -49,17 +48,24 @@ class SnapshotSource:
         except NotFoundError as error:
             if error.code not in ("DOCUMENT_NOT_FOUND", "SNAPSHOT_NOT_FOUND"):
                 self._plain.add(self._server)
-            self._skipped, self.uncertain = 1, False  # whoever makes the document now finds no snapshot of it
+            self._skipped, self._uncertain = 1, False  # whoever makes the document now finds no snapshot of it
             return None
         except ForbiddenError:
             return None  # it may be this URL only; if it is not, reading the stream says so
         except DsSyncError:
             self._plain.add(self._server)
-            self.uncertain = False
+            self._uncertain = False
             return None
-        self._failures, self.uncertain = 0, False
+        self._failures, self._uncertain = 0, False
         return page
 
     def refuse(self) -> None:
         """The snapshot was of no use: do without for some time."""
-        self._skipped, self.uncertain = PATIENCE, True
+        self._skipped, self._uncertain = PATIENCE, True
+
+    def reconsider(self) -> bool:
+        """The stream's beginning is gone, as if a snapshot stood in for it: ask again. Return whether that is news to the last answer."""
+        # One odd answer, of something on the way, may have made the server a plain one.
+        self._plain.discard(self._server)
+        self._skipped = 0
+        return self._uncertain

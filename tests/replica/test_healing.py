@@ -10,7 +10,7 @@ from pycrdt import Text
 from ds_sync import Replica
 from ds_sync.exceptions import NotFoundError, StorageFullError, SyncStoppedError
 from ds_sync.protocol.framing import build_frame
-from ds_sync.testing.faults import hold, is_append, is_read, lose_answer, respond
+from ds_sync.testing.faults import hold, is_append, is_live, is_read, lose_answer, respond
 
 pytestmark = pytest.mark.anyio
 
@@ -181,6 +181,23 @@ async def test_an_emptied_server_is_filled_again_under_the_same_incarnation(worl
     assert words(acts, a, b) == ["one", "three", "two"]
     frames = await world.payloads()
     assert len(frames) == len(set(frames))
+
+
+async def test_a_lost_stream_that_is_made_anew_without_an_answer_is_filled_too(world: Any, acts: Any) -> None:
+    """Settled by its answer and not read back yet, so that the checkpoint is the place where an empty stream ends."""
+    network = world.network()
+    network.inject(hold(asyncio.Event()), when=is_live, times=None)
+    replica = await world.replica("a", transport=network)
+    note = await replica.open("note")
+    acts.write(note, "ours ")
+    await acts.until(lambda: note.status.durable == 1)
+    await replica.close()
+    await world.restart()
+    network = world.network()
+    made = network.inject(lose_answer(), when=lambda request: request.method == "PUT")
+    note = await (await world.replica("a", transport=network)).open("note")
+    await acts.synced(note)
+    assert (made.hits, len(await world.payloads())) == (1, 1)
 
 
 async def test_synced_waits_until_what_the_server_lost_is_back(world: Any, acts: Any) -> None:

@@ -228,6 +228,19 @@ async def test_a_dropped_beginning_is_waited_for_while_the_snapshot_can_not_be_h
     assert acts.read(note) == "one two "
 
 
+async def test_one_odd_answer_does_not_make_a_server_plain_for_ever(world: Any, acts: Any) -> None:
+    """Something on the way refuses the question; later the stream's beginning is gone, and only the snapshot has it."""
+    await type_words(world, acts, "one", "two")
+    await compact(world, trim=True)
+    network = world.network()
+    network.inject(respond(413), when=asks_for_snapshot)
+    gone = network.inject(respond(410, {}, b'{"error": {"code": "OFFSET_EXPIRED"}}'), when=reads_everything, times=None)
+    note = await (await world.replica("a", transport=network)).open("note")
+    await acts.state(note, "blocked")
+    await acts.state(note, "live")
+    assert (acts.read(note), gone.hits) == ("one two ", 1)
+
+
 async def test_a_deleted_document_is_not_brought_back_by_asking(world: Any, acts: Any) -> None:
     note = await type_words(world, acts, "one")
     await compact(world)
