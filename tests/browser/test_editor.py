@@ -151,6 +151,8 @@ def test_who_is_there_is_shown_and_can_do_no_harm(server: ServerProcess, open_wi
     assert first.text("#others") == "<b>Ben</b>"
     assert second.text("#others") == "Ann"
     assert first.run("return document.querySelectorAll('b').length") == 0
+    (row,) = httpx.get(f"{server.url}/inspect/documents").json()["documents"]
+    assert (row["service"], row["name"], row["sockets"], row["people"]) == ("demo", "people", 2, 2)
     if (pictures := os.environ.get("DS_SYNC_PICTURES")) is not None:
         second.run("const me = document.querySelector('#me'); me.value = 'Ben'; me.dispatchEvent(new Event('input'))")
         write_line(first, "Who has a tent?")
