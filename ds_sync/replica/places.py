@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from ds_sync.client.credentials import Credentials
 from ds_sync.client.stream import StreamClient
+from ds_sync.client.transport import HttpTransport, Transport
 from ds_sync.exceptions import NotFoundError, StoreError, TransportTimeoutError
 from ds_sync.replica.document import Document
 from ds_sync.replica.records import DocumentKey
@@ -95,8 +96,12 @@ class ServerPlace:
     async def reading(self) -> AsyncIterator[OpenPlace]:
         """Open it. There is no connection before the first document."""
         with tempfile.TemporaryDirectory(prefix="ds-sync-") as folder:
-            async with Replica(Path(folder) / "replica.db", server=self.url, token=self.token) as replica:
-                yield _OpenServer(replica, self)
+            transport = HttpTransport()  # one for all documents: to make one takes longer than a document does
+            try:
+                async with Replica(Path(folder) / "replica.db", server=self.url, token=self.token, transport=transport) as replica:
+                    yield _OpenServer(replica, self, transport)
+            finally:
+                await transport.aclose()
 
     def writing(self) -> AbstractAsyncContextManager[OpenPlace]:
         """Open it."""
@@ -128,9 +133,10 @@ class _OpenFile:
 
 
 class _OpenServer:
-    def __init__(self, replica: Replica, place: ServerPlace) -> None:
+    def __init__(self, replica: Replica, place: ServerPlace, transport: Transport) -> None:
         self._replica = replica
         self._place = place
+        self._transport = transport
 
     def keys(self) -> None:
         return None
@@ -159,14 +165,14 @@ class _OpenServer:
     async def _exists(self, key: DocumentKey) -> bool:
         path = "".join("/" + quote(part, safe="") for part in (key.crdt, key.service, "docs", *key.path.split("/"), ".updates"))
         stream = f"{self._place.url.rstrip('/')}/v1/stream{path}"
-        async with StreamClient(stream, credentials=Credentials(token=self._place.token)) as client:
-            try:
-                async with asyncio.timeout(self._place.seconds):
-                    await client.head()
-            except NotFoundError:
-                return False
-            except TimeoutError as error:
-                raise TransportTimeoutError(f"{self._place.url} did not answer within {self._place.seconds:g} s") from error
+        client = StreamClient(stream, transport=self._transport, credentials=Credentials(token=self._place.token))
+        try:
+            async with asyncio.timeout(self._place.seconds):
+                await client.head()
+        except NotFoundError:
+            return False
+        except TimeoutError as error:
+            raise TransportTimeoutError(f"{self._place.url} did not answer within {self._place.seconds:g} s") from error
         return True
 
     async def _sync(self, document: Document) -> None:
