@@ -290,3 +290,25 @@ async def test_serve_hands_http2_to_granian() -> None:
         frame = await reader.readexactly(9)
         assert frame[3] == 4  # SETTINGS
         writer.close()
+
+
+async def test_who_asks_ahead_and_does_not_read_is_not_answered_into_memory() -> None:
+    asked = 0
+
+    async def answer_much(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal asked
+        asked += 1
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"500000")]})
+        await send({"type": "http.response.body", "body": b"x" * 500_000})
+
+    async with serving(answer_much) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        writer.write(GET * 100)
+        await asyncio.sleep(0.3)
+        assert 0 < asked < 60
+        received = 0
+        async with asyncio.timeout(10):
+            while received < 100 * 500_000:
+                received += len(await reader.read(1_000_000))
+        assert asked == 100
+        writer.close()
