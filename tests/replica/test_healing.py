@@ -252,6 +252,7 @@ async def test_a_document_made_anew_by_somebody_is_left_alone(world: Any, acts: 
     network.inject(hold(gate), when=is_append)  # our push races with what follows
     acts.write(a, "racing ")
     await acts.until(lambda: network.count(is_append) == 2)
+    network.inject(hold(gate), when=is_read, times=None)  # or it sees that the stream is gone, before it is there again
     await world.client().delete()
     b = await (await world.replica("b")).open("note")
     acts.write(b, "theirs ")

@@ -8,8 +8,9 @@ Where a law is weaker than it sounds:
   number it has given up. That excuses one healing of that replica, while it still has that producer id, and nothing else.
 * **Each batch stands once** for each replica that made it, and once more for each copy that arrived under a number given up before.
   **Each edit stands once** is only asked of runs in which nothing was set back, healed, copied, or arrived like that.
-* **A stream that was trimmed** is not read from its beginning any more: who has to is blocked and says so, and what it has not sent yet
-  stays in its file. Everybody else goes on.
+* **What can't be used is quarantined** by those who saw it: a snapshot leaves it out.
+* **A stream that was trimmed** by somebody before the server, so that no snapshot stands in for what is gone, is not read from its
+  beginning any more: who has to is blocked and says so, and what it has not sent yet stays in its file. Everybody else goes on.
 * **A server that is not ours** proves nothing by its offsets. Once its stream was set back or made anew, a replica that has not read it
   from the beginning since may read on from the middle of another history (`_noticed`). Of that one only what is its own is asked: its
   edits are in its file and in its document. What it takes for stored may be lost on the server. All the others must be equal. Of a server
@@ -66,6 +67,8 @@ class Laws:
         """Frames of strangers that no adapter can read."""
         self._coincidences: dict[str, str] = {}
         """By replica: the producer whose number may be missing on the server, because somebody else's equal bytes were seen."""
+        self._by_snapshot: set[str] = set()
+        """Replicas that have not seen what stands before a snapshot, and so not what can't be used of it either."""
         self._read_at: dict[str, float] = {}
         """When a replica began to read the stream from its beginning, last; in seconds."""
 
@@ -95,7 +98,7 @@ class Laws:
             if record.phase is not Phase.HEAL:
                 self.healed = True
                 excused = self._coincidences.pop(replica, None) == record.producer.id
-                if not (self.rewritten or self.copied or self.trimmed or excused):
+                if not (self.rewritten or self.copied or self.trimmed or self.path in self.ledger.dropped or excused):
                     self.trace.accuse("no healing without a cause", f"{replica} heals, and nobody touched the history")
         return _record(store, args[0]) if name in ("advance", "begin_heal", "compact", "settle") else None
 
@@ -104,6 +107,8 @@ class Laws:
         now = _record(store, args[0])
         if before.incarnation is not None and now.incarnation != before.incarnation:
             self.trace.accuse("another document is left alone", f"{store.process.name} goes over to a stream that was made anew")
+        if before.checkpoint == BEGINNING and self.ledger.is_after_snapshot(now.checkpoint):
+            self._by_snapshot.add(store.process.name)
         if now.checkpoint not in (before.checkpoint, BEGINNING):
             if before.checkpoint == BEGINNING:
                 self._read_at.setdefault(store.process.name, asyncio.get_running_loop().time())
@@ -183,6 +188,8 @@ class Laws:
             self.trace.accuse("a replica has what the stream has", f"{device.name} lacks something")
         if self._lacks(device, must):
             self.trace.accuse("an edit that returned is in every replica", f"{device.name} lacks one")
+        if device.store.process.name in self._by_snapshot or (self._by_snapshot and self.copied):
+            return
         unreported = garbage - {bad.data for bad in device.document.quarantined()} if device.document else set()
         if unreported:
             self.trace.accuse("what can't be used is quarantined", f"{device.name} skipped {unreported} in silence")
@@ -219,7 +226,7 @@ class Laws:
         with device.store.looking():
             record = _record_of(device)
         # Who has read the end of a stream does not ask for it again, and is not told that it was deleted later.
-        if record.checkpoint != tail and not (status.state == "closed" and tail is None):
+        if self.ledger.place(record.checkpoint) != tail and not (status.state == "closed" and tail is None):
             self.trace.accuse("a replica stands at the tail in the end", f"{name} is at {record.checkpoint}, the tail is {tail}")
         left = status.unsaved + status.unsent + status.sent + (record.batch is not None)  # a batch of healing may cover no edit
         if status.state in ("blocked", "closed"):
@@ -247,13 +254,17 @@ class Laws:
             self.trace.accuse("what has left the outbox is in the stream", f"something of {device.name} is in neither")
 
     def _check_once(self, stream: Sequence[bytes]) -> None:
-        """A payload stands as often as replicas wanted it there, and once more for each that arrived under a number given up."""
+        """A payload stands as often as replicas wanted it there, and once more for each that arrived under a number given up.
+
+        Batches taken from the live document repeat what was sent before: two of them may be equal, if both are deletions alone.
+        """
         if self.network.server.options.foreign is not None and self.rewritten:
             return  # who reads on in another history does not see there what it has sent, and sends it again
         counted = Counter(stream)
         for body, senders in self.network.senders.items():
             (payload,) = parse_frames(body).payloads
-            if counted[payload] > len(senders) + self.network.late.get(body, 0):
+            wanted = len(senders) if self.rows_as_they_are else max(len(senders), len(self.network.numbers.get(body, ())))
+            if counted[payload] > wanted + self.network.late.get(body, 0):
                 self.trace.accuse("each batch stands once", f"{payload!r} stands {counted[payload]} times")
         if self.rows_as_they_are and not (self.rewritten or self.healed or self.copied or self.network.late):
             edits = Counter(edit for payload in stream for edit in self.subject.count_edits(payload))

@@ -145,6 +145,22 @@ def draw_backups(random: random.Random) -> Scenario:
     )
 
 
+def draw_snapshots(random: random.Random) -> Scenario:
+    """Return a scenario in which the server makes snapshots of almost everything, and drops what stands before them."""
+    drawn = draw_scenario(random)
+    options = replace(
+        drawn.options,
+        foreign=None,
+        ttl=None,
+        compact_after=random.choice((1, 60, 300)),
+        keep_updates=random.choice((0, 0, 200)),
+        read_span=random.choice((1.0, 20.0)),
+    )
+    others = [event for event in EVENTS if event not in ("trim", *ALWAYS) and random.random() < 0.3]
+    events = (*ALWAYS, "rest", "kill server", "newcomer", *others)
+    return replace(drawn, options=options, steps=draw_steps(random, 40, events))
+
+
 def draw_foreign(random: random.Random) -> Scenario:
     """Return a scenario with a server that is not ours; a third of them are about setting it back."""
     drawn = draw_backups(random) if random.random() < 0.3 else draw_scenario(random)

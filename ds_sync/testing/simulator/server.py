@@ -16,9 +16,11 @@ from urllib.parse import parse_qs, urlsplit
 from ds_sync.environment import Environment
 from ds_sync.exceptions import TransportError
 from ds_sync.protocol.offsets import BEGINNING
+from ds_sync.protocol.retention import KeepUpdates
 from ds_sync.server.app import create_app
 from ds_sync.server.engines.sqlite import SqliteEngine
 from ds_sync.server.responses import Message
+from ds_sync.testing.inline_worker import open_inline
 from ds_sync.testing.simulator.disk import Disk
 from ds_sync.testing.simulator.foreign import ForeignApp, ForeignLedger, Habits
 from ds_sync.testing.simulator.ledger import Ledger, ObservedEngine
@@ -40,6 +42,11 @@ class ServerOptions:
     settle_rows: int = 10_000
     ttl: int | None = None
     """The time to live that the stream is made with, before any replica knows it."""
+    compact_after: int | None = None
+    keep_updates: int | None = None
+    """Bytes of updates that are kept although a snapshot has them."""
+    read_span: float = 600.0
+    """For how long a place that was read is safe."""
     foreign: Habits | None = None
     """A server that is not ours, and what it does; the sizes above then mean nothing."""
 
@@ -142,20 +149,26 @@ class Server:
         options, loop = self.options, asyncio.get_running_loop()
         environment = Environment(monotonic=loop.time, now=lambda: EPOCH + loop.time(), random=self._random)
         if options.foreign is not None:
-            self._app = app = ForeignApp(self.path, options.foreign, environment, self._run_in_thread, self._random)
+            self._app = foreign = ForeignApp(self.path, options.foreign, environment, self._run_in_thread, self._random)
             if isinstance(self.ledger, ForeignLedger):
-                self.ledger.streams = app.streams
+                self.ledger.streams = foreign.streams
             return
         self.engine = SqliteEngine(self.path, run_in_thread=self._run_in_thread, settle_rows=options.settle_rows)
         self.engine._writer = self.disk.watch(self.engine._writer)
-        self._app = create_app(
+        keep = None if options.keep_updates is None else KeepUpdates(size=options.keep_updates)
+        app = create_app(
             ObservedEngine(self.engine, self.ledger),
             environment=environment,
             long_poll_timeout=options.long_poll_timeout,
             sse_seconds=options.sse_seconds,
             max_body=options.max_body,
             page_bytes=options.page_bytes,
+            compact_after=options.compact_after,
+            keep_updates=keep,
+            open_worker=open_inline,
         )
+        app._documents._streams.reads.span = options.read_span
+        self._app = app
 
     async def bury(self) -> Image:
         """Wait until nothing of the dead process runs any more; return what it left of the file."""

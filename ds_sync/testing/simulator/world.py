@@ -130,6 +130,8 @@ class World:
                 self.trace.count(step.event)
             await self._raise_the_dead()
         await self._calm_down()
+        self.trace.counts["snapshot"] += self.server.ledger.snapshots
+        self.trace.counts["updates dropped"] += len(self.server.ledger.dropped)
         for shared in self.documents:
             holdings = [device.holdings[shared.path] for device in self.devices]
             shared.laws.check_end(holdings, await self._strangers.find_tail(shared), shared.acknowledged)
