@@ -190,7 +190,9 @@ def _commands(command: click.Command, *path: str) -> Iterator[Sequence[str]]:
 
 PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "append-failures": list_append_failures,
-    "class-document": lambda: describe_class(Document, internal=("start_session", "stop_session", "online", "local", "hold")),
+    "class-document": lambda: describe_class(
+        Document, internal=("newest_edit", "settle", "start_session", "stop_session", "online", "local", "hold")
+    ),
     "class-append-result": lambda: describe_fields(AppendResult),
     "class-follower": lambda: describe_class(Follower),
     "class-page": lambda: describe_fields(Page),

@@ -36,6 +36,12 @@ class PeerDocument(Protocol):
     def merge(self, update: bytes) -> bool:
         """Take an update in, stored when this returns; whether it was news. Raises InvalidUpdateError, StoreError, DocumentBusyError."""
 
+    def newest_edit(self) -> int:
+        """Return the number of the newest edit."""
+
+    def settle(self, through: int, peer: str) -> None:
+        """The peer has shown that it has the edits up to this one. Raises StoreError, DocumentBusyError."""
+
 
 @dataclass(frozen=True, slots=True)
 class PeerStatus:

@@ -27,6 +27,8 @@ class Question:
     """Our version when it was asked: what the server holds if the answer is as expected."""
     mark: int
     """Which of our requests for proof this answers."""
+    edit: int
+    """The newest edit in `expected`."""
 
 
 class Proof:

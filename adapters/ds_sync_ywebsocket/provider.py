@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
+from urllib.parse import urlsplit
 
 from ds_sync_yjs.updates import join_updates, require_update, require_version
 from ds_sync_yjs.wire import is_within, read_ranges
@@ -181,7 +182,7 @@ class YWebsocketProvider:
             self._proof_due, self._next_proof, self._refusals = False, 0.0, 0
             self._show(state="catching-up", connections=self._status.connections + 1, last_error=None)
             version = await self._patiently(self._document.version)
-            self._proof.ask(Question(None, version, 0))
+            self._proof.ask(Question(None, version, 0, 0))
             await socket.send(messages.build_sync(messages.STEP_1, version))
             tasks = (asyncio.create_task(self._listen(socket)), asyncio.create_task(self._send(socket)))
             try:
@@ -241,12 +242,13 @@ class YWebsocketProvider:
     async def _ask(self, socket: ClientConnection) -> None:
         # All in one turn: what the document holds now was sent before, so the answer must bring it back.
         base = self._proof.base
-        expected, reached = await self._patiently(lambda: (self._document.missing(base), self._document.version()))
+        document = self._document
+        expected, reached, edit = await self._patiently(lambda: (document.missing(base), document.version(), document.newest_edit()))
         if self._pending:
             return
         self._proof_due = False
         self._next_proof = self._environment.monotonic() + self._patience.proof * max(1.0, len(expected) / PROOF_BYTES)
-        self._proof.ask(Question(expected, reached, self._asked))
+        self._proof.ask(Question(expected, reached, self._asked, edit))
         await socket.send(messages.build_sync(messages.STEP_1, base))
 
     # What the server says
@@ -322,9 +324,10 @@ class YWebsocketProvider:
             self._request_proof()
         elif shown:
             self._refusals = 0
+            error = self._settle(question.edit)
             self._proven = max(self._proven, question.mark)
             confirmed = not self._pending and not self._proof_due
-            self._show(state="live", confirmed=confirmed or self._status.confirmed, last_error=None)
+            self._show(state="live", confirmed=confirmed or self._status.confirmed, last_error=error)
             self._bell.set()
         else:
             self._refusals += 1
@@ -332,9 +335,18 @@ class YWebsocketProvider:
             self._next_proof = self._environment.monotonic() + min(self._patience.proof * 2**self._refusals, self._patience.pause)
             self._pending.append(question.expected)
             if self._refusals >= REFUSALS:
-                error = ProtocolError(f"{self._url}: the server does not keep what it is sent: it may be read-only")
-                self._show(state="refusing", confirmed=False, last_error=error)
+                refusal = ProtocolError(f"{self._url}: the server does not keep what it is sent: it may be read-only")
+                self._show(state="refusing", confirmed=False, last_error=refusal)
             self._bell.set()
+
+    def _settle(self, edit: int) -> DsSyncError | None:
+        try:
+            self._document.settle(edit, urlsplit(self._url)._replace(query="").geturl())  # queries hold tokens
+        except DocumentBusyError:
+            self._request_proof()
+        except StoreError as error:
+            return error
+        return None
 
     def _refuse(self, error: DsSyncError) -> None:
         log.warning("%s: the server sent what can't be used: %s", self._url, error)

@@ -205,6 +205,17 @@ class Document:
         """
         return self._local.merge(update)
 
+    def newest_edit(self) -> int:
+        """Return the number of the newest edit that is in the file; for peers (`ds_sync.peers`)."""
+        return self._local.store.last_row(self._local.record.id)
+
+    def settle(self, through: int, peer: str) -> None:
+        """Count the edits up to this one as durable: a peer has shown that it has them; for peers. No effect while a server of ours is
+        connected, or was ever: only that can say so then. Raises StoreError, DocumentBusyError.
+        """
+        if not self.online and not self._closed:
+            self._local.settle_elsewhere(through, peer)
+
     def version(self) -> bytes:
         """Return a summary of what the document holds, for `missing`. Raises DocumentBusyError."""
         return self._local.adapter.version(self._local.doc)

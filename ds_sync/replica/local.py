@@ -225,6 +225,23 @@ class LocalDocument:
             self._echoes.popitem(last=False)
         self._forget_batch(batch)
 
+    def settle_elsewhere(self, through: int, server: str) -> None:
+        """A server of another kind has shown that it holds all rows up to `through`: they are not to be sent any more.
+
+        Only of a document that no server of ours knows, and that `server` then counts as its server: one of ours that it is connected to
+        later is another, and is given all that it lacks. Raises StoreError and DocumentBusyError.
+        """
+        record = self.record
+        if record.server not in (None, server) or record.incarnation is not None or record.phase is not Phase.FOLLOW:
+            return
+        while self.outbox and (count := self.store.count_rows(record.id, through=through)):
+            if self.record.server is None:
+                self.set_server(server)
+            batch = self.record.batch or self.seal(max_bytes=self.tuning.max_batch, max_rows=count)
+            if batch.through > through:
+                return
+            self.settle(batch)
+
     @property
     def expected(self) -> list[bytes]:
         """The digests of the batches that the server said it has, and that have not come back from the stream yet."""

@@ -204,6 +204,12 @@ class LocalStore:
         self._require_types(row, (float,))
         return float(row[0])
 
+    def count_rows(self, document: int, *, through: int) -> int:
+        """Return how many rows are in the outbox up to this one."""
+        with self._locked() as connection:
+            (count,) = connection.execute("SELECT count(*) FROM outbox WHERE document = ? AND id <= ?", (document, through)).fetchone()
+        return int(count)
+
     def settled_through(self, document: int) -> int:
         """Return the id of the newest row such that it and all before it have left the outbox."""
         with self._locked() as connection:

@@ -13,6 +13,7 @@ from pycrdt import Doc, Text
 
 from ds_sync import Document, Replica
 from ds_sync.exceptions import ForbiddenError, ProtocolError, TransportError
+from ds_sync.testing.server_process import ServerProcess
 
 pytestmark = pytest.mark.anyio
 
@@ -82,17 +83,17 @@ async def test_nothing_echoes_and_nothing_grows(server: OldServer, note: Documen
         await server.edit(0, "H")
         await until(lambda: str(text) == "Hello")
         await synced(provider)
-        edits = note.status.unsent
+        edits = note.status.unsent + note.status.durable
         assert len(server.received) == received
         for _ in range(3):  # what an update says again is no news
             await server.say(messages.build_sync(messages.UPDATE, server.adapter.snapshot(server.doc)))
         await asyncio.sleep(0.1)
         await synced(provider)
-        assert (note.status.unsent, len(server.received)) == (edits, received)
+        assert (note.status.unsent + note.status.durable, len(server.received)) == (edits, received)
     for _ in range(3):
         async with provide(note, server) as provider:
             await synced(provider)
-    assert note.status.unsent == edits
+    assert note.status.unsent + note.status.durable == edits
     # One answer to the server's question at each connection: its deletions, no text.
     assert all(update[0] == 0 for update in server.received[received:])
 
@@ -226,3 +227,47 @@ async def test_a_silent_connection_is_given_up(server: OldServer, note: Document
         await until(lambda: server.connections == 2)
         server.deaf = False
         await synced(provider)
+
+
+async def test_the_outbox_empties_and_a_server_of_ours_gets_everything_later(server: OldServer, tmp_path: Path) -> None:
+    async with Replica(tmp_path / "note.db") as replica:
+        note = await replica.open("note")
+        text = body(note)
+        for number in range(300):
+            text += f"{number} "
+        async with provide(note, server) as provider:
+            await synced(provider)
+            assert (note.status.unsent, note.status.durable) == (0, 300)
+            del text[0:2]
+            await synced(provider)
+            assert (note.status.unsent, note.status.durable) == (0, 301)
+        text += "offline"
+        assert note.status.unsent == 1
+    async with Replica(tmp_path / "note.db") as replica:
+        note = await replica.open("note")
+        assert str(body(note)) == "".join(f"{number} " for number in range(1, 300)) + "offline"
+        with ServerProcess() as ours:
+            await replica.connect(ours.url)
+            async with Replica(tmp_path / "other.db", server=ours.url) as other:
+                there = await other.open("note")
+                async with asyncio.timeout(SECONDS), provide(note, server) as provider:
+                    await note.synced()
+                    await there.synced()
+                    assert str(body(there)) == str(body(note))
+                    await provider.synced()
+                    assert server.text == str(body(note))
+
+
+async def test_what_a_server_of_ours_is_to_have_stays_in_the_outbox(server: OldServer, tmp_path: Path) -> None:
+    async with Replica(tmp_path / "note.db") as replica:
+        note = await replica.open("note")
+        with ServerProcess() as ours:
+            await replica.connect(ours.url)
+            await asyncio.wait_for(note.synced(), SECONDS)
+        await replica.disconnect()
+        text = body(note)
+        text += "offline"
+        async with provide(note, server) as provider:
+            await synced(provider)
+            assert server.text == "offline"
+            assert (note.status.unsent, note.status.durable) == (1, 0)
