@@ -25,6 +25,9 @@ CONNECT_SECONDS: Final = 10.0
 ANSWER_SECONDS: Final = 30.0
 """Longest a receiver may take to answer; a shorter lease shortens it. Who needs longer answers, goes on, and calls back."""
 MAX_ANSWER: Final = 64 * 1024
+"""Bytes of an answer's body that are looked at."""
+MAX_RECEIVED: Final = 4 * MAX_ANSWER
+"""Bytes of all that a receiver sends: interim answers and the sizes of chunks have no end of their own."""
 MAX_DELIVERIES: Final = 512
 """At a time, on the whole server."""
 MAX_HOST_DELIVERIES: Final = 32
@@ -117,14 +120,17 @@ async def _exchange(
     for part in (request, h11.Data(data=body), h11.EndOfMessage()):
         writer.write(machine.send(part) or b"")
     await writer.drain()
-    status, answer = 0, b""
+    received, answer = 0, b""
     while True:
         event = machine.next_event()
         if event is h11.NEED_DATA:
-            machine.receive_data(await reader.read(MAX_ANSWER))
+            data = await reader.read(MAX_ANSWER)
+            received += len(data)
+            if received > MAX_RECEIVED:
+                raise EOFError("the answer does not end")
+            machine.receive_data(data)
         elif isinstance(event, h11.Response):
-            status = event.status_code
-            if not 200 <= status < 300:
+            if not 200 <= event.status_code < 300:
                 return Event.REFUSED
         elif isinstance(event, h11.Data):
             answer += bytes(event.data)

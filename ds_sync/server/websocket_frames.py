@@ -41,15 +41,15 @@ class Event:
 class FrameReader:
     """What a client sends, cut anywhere, back to messages of at most `max_message` bytes."""
 
-    __slots__ = ("_buffer", "_kind", "_max_message", "_parts", "_parts_bytes")
+    __slots__ = ("_buffer", "_kind", "_max_message", "_parts")
 
     def __init__(self, max_message: int) -> None:
         self._max_message = max_message
         self._buffer = bytearray()
         self._kind = CONTINUATION
-        """Of the message whose fragments are `_parts`."""
-        self._parts: list[bytes] = []
-        self._parts_bytes = 0
+        """Of the message whose fragments are `_parts`; CONTINUATION if there is none."""
+        # Not a list: a client could send fragments without a byte for ever.
+        self._parts = bytearray()
 
     def receive(self, data: bytes) -> list[Event]:
         """Return what is whole now. Raises BadFrameError."""
@@ -91,22 +91,22 @@ class FrameReader:
                 return None
             length = int.from_bytes(buffer[start : start + size], "big")
             start += size
-        if kind < CLOSE and self._parts_bytes + length > self._max_message:
+        if kind < CLOSE and len(self._parts) + length > self._max_message:
             raise BadFrameError(TOO_BIG, f"a message has at most {self._max_message} bytes")
         return first, start, length
 
     def _receive_frame(self, kind: int, payload: bytes, *, final: bool) -> Event | None:
         if kind >= CLOSE:
             return Event(kind, payload)
-        if kind == CONTINUATION:
+        goes_on = kind == CONTINUATION
+        if goes_on:
             kind = self._kind
-        if not final or self._parts:
+        if goes_on or not final:
             self._kind = kind
-            self._parts.append(payload)
-            self._parts_bytes += len(payload)
+            self._parts += payload
             if not final:
                 return None
-            payload, self._kind, self._parts_bytes = b"".join(self._parts), CONTINUATION, 0
+            payload, self._kind = bytes(self._parts), CONTINUATION
             self._parts.clear()
         if kind == TEXT and not _is_utf8(payload):
             raise BadFrameError(NOT_UTF8, "a text that is no UTF-8")

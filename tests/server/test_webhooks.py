@@ -150,6 +150,38 @@ async def test_a_slow_receiver_holds_up_nobody(receiver: Receiver, monkeypatch: 
     assert time.monotonic() - before < 1.5
 
 
+@pytest.mark.parametrize(
+    ("begin", "repeated"),
+    [
+        (b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", b"1;" + b"x" * 500 + b"\r\n \r\n"),
+    ],
+    ids=["interim answers", "chunks"],
+)
+async def test_an_answer_that_does_not_end_is_not_listened_to_for_long(begin: bytes, repeated: bytes) -> None:
+    sent = 0
+
+    async def pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(begin)
+        try:
+            while sent < 20_000_000:
+                writer.write(repeated * 100)
+                sent += 100 * len(repeated)
+                await writer.drain()
+        except ConnectionError:
+            pass  # hung up on, which is what this is about
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(pour, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    assert await Webhooks(DEVELOPMENT).deliver(url, {}, b"{}", 5.0) is Event.CUT
+    server.close()
+    await server.wait_closed()
+    assert sent < 20_000_000
+
+
 async def test_a_host_of_slow_receivers_leaves_places_for_others(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webhooks, "MAX_DELIVERIES", 3)
     monkeypatch.setattr(webhooks, "MAX_HOST_DELIVERIES", 2)

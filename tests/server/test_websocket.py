@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -250,6 +250,39 @@ async def test_an_application_that_takes_nothing_stops_the_reading() -> None:
         await asyncio.wait_for(sending, 10)
         await client.close()
     assert taken == 40_000_000
+
+
+async def test_empty_messages_that_nobody_takes_stop_the_reading() -> None:
+    go_on = asyncio.Event()
+    taken = 0
+
+    async def take_late(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal taken
+        await receive()
+        await send({"type": "websocket.accept"})
+        await go_on.wait()
+        while (await receive())["type"] == "websocket.receive":
+            taken += 1
+
+    async with serving(take_late) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HANDSHAKE)
+        await reader.readuntil(b"\r\n\r\n")
+        chunk, written = b"\x82\x80\x00\x00\x00\x00" * 50_000, 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.5):
+                while written < 20_000_000:
+                    written += len(chunk)
+                    writer.write(chunk)
+                    await writer.drain()
+        assert written < 20_000_000
+        writer.write(b"\x88\x80\x00\x00\x00\x00")
+        go_on.set()
+        async with asyncio.timeout(10):
+            await writer.drain()
+            await reader.read()
+        assert taken == written // 6
+        writer.close()
 
 
 async def test_a_silent_client_is_pinged(monkeypatch: pytest.MonkeyPatch) -> None:

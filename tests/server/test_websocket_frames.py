@@ -1,6 +1,7 @@
 """Frames of WebSockets, against those of the `websockets` package, cut anywhere, and broken."""
 
 import random
+import tracemalloc
 from collections.abc import Iterable
 
 import pytest
@@ -101,6 +102,24 @@ def test_what_breaks_the_rules_is_refused(data: bytes, code: int) -> None:
 def test_a_character_may_be_cut_by_a_fragment() -> None:
     text = "é😀".encode()
     assert read([frame(TEXT, text[:1], fin=False), frame(0, text[1:3], fin=False), frame(0, text[3:])]) == [Event(TEXT, text)]
+
+
+def test_fragments_take_no_more_memory_than_their_bytes() -> None:
+    reader = FrameReader(LIMIT)
+    reader.receive(frame(BINARY, b"a", fin=False))
+    nothing, little = frame(0, fin=False) * 1000, frame(0, b"xy", fin=False) * 1000
+    tracemalloc.start()
+    try:
+        for _ in range(100):
+            assert reader.receive(nothing) == []
+        for _ in range(20):
+            assert reader.receive(little) == []
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken < 100_000
+    assert reader.receive(frame(0, b"z")) == [Event(BINARY, b"a" + b"xy" * 20_000 + b"z")]
+    assert reader.receive(frame(BINARY, b"next")) == [Event(BINARY, b"next")]
 
 
 def test_close_frames() -> None:
