@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import corpus
+import leases
 from findings import HANG_SECONDS, Finding
 from mutator import mutate
 
@@ -18,6 +19,7 @@ from ds_sync.server.app import create_app
 from ds_sync.server.engines.base import StorageEngine
 from ds_sync.server.engines.memory import MemoryEngine
 from ds_sync.server.engines.sqlite import SqliteEngine
+from ds_sync.server.webhook_targets import TargetPolicy
 
 INTACT = "intact-by-the-fuzzer"
 LIFE = 10_000
@@ -50,15 +52,18 @@ class AsgiTarget:
     def open(self, folder: Path) -> None:
         self._path = folder / "server.db"
         self._runner = asyncio.Runner()
+        self._leases = leases.Leases()
         logging.getLogger("ds_sync").addHandler(self._log)
         self._runner.run(self._start())
+        self._leases.prepare(self._call)
 
     def make(self, rng: random.Random) -> bytes:
-        data = corpus.make_request(rng)
+        data = leases.make_request(rng) if rng.random() < 0.15 else corpus.make_request(rng)
         return mutate(rng, data, corpus.WORDS) if rng.random() < 0.6 else data
 
     def check(self, data: bytes) -> None:
         self._count += 1
+        data = self._leases.fill(data, self._call)
         status = self._runner.run(self._ask(data))
         self.statuses[status] += 1
         if self._log.records:
@@ -67,21 +72,34 @@ class AsgiTarget:
             raise Finding(f"the answer is {status}")
         if self._count % 100 == 0:
             self._runner.run(self._append())
+            self._leases.prepare(self._call)
         if self._count % LIFE == 0:
             self._runner.run(self._end())
             self._runner.run(self._start())
+            self._leases.prepare(self._call)
 
     def close(self) -> None:
+        self._leases.close()
         self._runner.run(self._end())
         self._runner.close()
         logging.getLogger("ds_sync").removeHandler(self._log)
+
+    def _call(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
+        return self._runner.run(self._ask(corpus.build_request(method, path, headers, body))), self._content
 
     async def _start(self) -> None:
         self._count = 0
         self._engine: StorageEngine = (
             MemoryEngine() if self._kind == "memory" else SqliteEngine(self._path, recent_bytes=5000, settle_rows=50)
         )
-        self._app = create_app(self._engine, long_poll_timeout=0.02, sse_seconds=0.02, max_body=100_000, page_bytes=1000)
+        self._app = create_app(
+            self._engine,
+            long_poll_timeout=0.02,
+            sse_seconds=0.02,
+            max_body=100_000,
+            page_bytes=1000,
+            webhook_targets=TargetPolicy(allow_http=True),
+        )
         if self._kind == "memory":
             self._records = []
         await self._ask(corpus.build_request("PUT", f"/v1/stream/{INTACT}", {"Content-Type": "text/plain"}, b""))
@@ -136,6 +154,7 @@ class AsgiTarget:
         for name, value in sent[0]["headers"]:
             if not name.islower() or b"\n" in value or b"\r" in value or b"\0" in value:
                 raise Finding(f"a header that can't be sent: {name!r}: {value!r}")
+        self._content = b"".join(message.get("body", b"") for message in sent[1:])
         return int(sent[0]["status"])
 
 

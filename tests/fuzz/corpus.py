@@ -15,6 +15,8 @@ STREAMS = {
     "/v1/stream/fuzz/brief": "text/plain",
     "/v1/stream/fuzz/fork": "application/octet-stream",
     "/v1/stream/yjs/fuzz/docs/d/.updates": "application/octet-stream",
+    "/v1/yjs/fuzz/docs/d": "application/octet-stream",
+    "/v1/yjs/fuzz/docs/d?awareness=x": "application/octet-stream",
 }
 """Most requests go to one of these, with what it holds."""
 
@@ -24,6 +26,8 @@ PATHS = [
     *("/v1/stream/__ds/subscriptions/fuzz/ack", "/v1/stream/__ds/subscriptions/fuzz/callback", "/v1/stream/__ds/jwks"),
     *("/v1/yjs/fuzz/docs/d", "/v1/yjs/fuzz/docs/e/f", "/v1/yjs/fuzz/docs/d?awareness=x", "/v1/yjs/fuzz/docs/d?offset=snapshot"),
     *("/v1/stream/yjs/fuzz/docs/d/.index", "/v1/stream/yjs/fuzz/docs/d/.awareness/x", "/v1/stream/yjs/fuzz/docs/d/.snapshots/-1_snapshot"),
+    *("/v1/yjs/fuzz/docs/d?offset=snapshot&live=sse", "/v1/yjs/fuzz/docs/d?offset=-1_snapshot", "/v1/yjs/fuzz/docs/d?awareness="),
+    *("/v1/yjs/fuzz/docs/d?offset=0000000000000005_0000000000000007_snapshot", "/v1/yjs/fuzz/docs/d?awareness=.index&live=sse"),
     *("/v1/ws/fuzz/room", "/v1/stream/%2e%2e/x", "/v1/stream/fuzz%2Fa", "/v1/stream/%ff", "/v1/stream/a%00b"),
 ]
 
@@ -75,6 +79,7 @@ BUNDLES = [
 BODIES = [
     *(b"", b"", b"hello", b"\x00\xff\xfe", b"x" * 5000, b"\x05hello", b"\x05hello", b"\x05hell", b"\xff\xff\xff\xff\x0f"),
     *(b'{"a":1}', b"[1,2,3]", b"[]", b"[[],[]]", b"[" * 3000, b'"\\ud800"', b"1e999", b"NaN", b"[1,]", b'{"a":1}{}', b"\xef\xbb\xbf[]"),
+    *(b"\x01\x09\x01\x02{}", b"\x06\x01\x09\x01\x02{}", b"\x02\x00\x00", b"\x01\x09\xff\xff\xff\xff\x0f\x00", b"\x05\x01\x09\x02\x04null"),
     b'{"type":"pull-wake","pattern":"fuzz/**","streams":["fuzz/a"],"wake_stream":"fuzz/wake","lease_ttl_ms":30000}',
     b'{"type":"webhook","pattern":"fuzz/*","webhook":{"url":"http://127.0.0.1:9/x"}}',
     b'{"worker":"w"}',
@@ -95,6 +100,8 @@ SETUP = [
     ("PUT", "/v1/stream/fuzz/closed", {"Content-Type": "text/plain", "Stream-Closed": "true"}, b"end"),
     ("PUT", "/v1/stream/fuzz/brief", {"Content-Type": "text/plain", "Stream-TTL": "1"}, b"soon over"),
     ("PUT", "/v1/stream/yjs/fuzz/docs/d/.updates", {"Content-Type": "application/octet-stream"}, b""),
+    ("PUT", "/v1/yjs/fuzz/docs/d", {"Content-Type": "application/octet-stream"}, b""),
+    ("POST", "/v1/yjs/fuzz/docs/d?awareness=x", {"Content-Type": "application/octet-stream"}, b"\x06\x01\x09\x01\x02{}"),
 ]
 """Sent again from time to time, for requests to find something."""
 
@@ -125,7 +132,7 @@ def make_request(rng: random.Random) -> bytes:
     query = "&".join(f"{name}={rng.choice(QUERY[name])}" for name in asked)
     if rng.random() < 0.4:
         query = query and f"offset={rng.choice(OFFSETS[:3])}"
-    target, body = path + (f"?{query}" if query else ""), rng.choice(BODIES)
+    target, body = path + (f"{'&' if '?' in path else '?'}{query}" if query else ""), rng.choice(BODIES)
     if rng.random() < 0.15:
         return build_request(method, target, headers | {"Transfer-Encoding": "chunked"}, chunk(rng, body))
     return build_request(method, target, headers, body, length=rng.random() < 0.97)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import http.client
-import os
 import random
 import re
 import secrets
@@ -15,16 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import corpus
+import crowds
+import leases
 from findings import HANG_SECONDS, Finding
 from mutator import mutate
+from server_watch import ServerWatch
 
 from ds_sync.testing.server_process import ServerProcess
 
 ALLOWED_5XX = {501, 503, 505, 507}
 """501 and 505 are for a transfer coding or a version of HTTP that is not known: they say what the client did."""
-
-GROWTH_LIMIT = 400 * 1024 * 1024
-"""Bytes of memory a server may take in one life, what the fuzzer stored included."""
 
 LIFE = 4000
 """Inputs after which the server is ended by SIGTERM and started again."""
@@ -57,11 +55,17 @@ class HttpTarget:
 
     def open(self, folder: Path) -> None:
         self._data = folder / "server.db" if self._engine == "sqlite" else None
+        self._leases = leases.Leases()
         self._start()
 
     def make(self, rng: random.Random) -> bytes:
         if rng.random() < 0.002:
             return b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + mutate(rng, b"\x00\x00\x00\x04\x00\x00\x00\x00\x00" * 3)
+        if rng.random() < 0.04:
+            return crowds.make_crowd(rng)
+        if rng.random() < 0.15:
+            data = leases.make_request(rng)
+            return mutate(rng, data, corpus.WORDS, most=2) if rng.random() < 0.5 else data
         data = corpus.make_request(rng)
         if rng.random() < 0.2:
             data += corpus.make_request(rng)
@@ -69,10 +73,11 @@ class HttpTarget:
 
     def check(self, data: bytes) -> None:
         self._count += 1
-        for status in exchange(self._server.port, data):
+        data = self._leases.fill(data, self._call)
+        for status in (crowds.exchange_all if crowds.is_crowd(data) else exchange)(self._server.port, data):
             self.statuses[status] += 1
             if status >= 500 and status not in ALLOWED_5XX:
-                raise Finding(f"{status}; the log says: {self._log()[-2000:]}")
+                raise Finding(f"{status}; the log says: {self._watch.log()[-2000:]}")
         if self._count % 50 == 0:
             self._look_after()
         if self._count % LIFE == 0:
@@ -80,11 +85,13 @@ class HttpTarget:
             self._start()
 
     def close(self) -> None:
+        self._leases.close()
         self._end()
 
     def _start(self) -> None:
-        options = ("--max-body", str(1024 * 1024))
+        options = ("--max-body", str(1024 * 1024), "--max-connections", str(crowds.MAX_CONNECTIONS), "--allow-http-webhooks")
         self._server = ServerProcess(self._data, long_poll_timeout=0.3, options=options)
+        self._watch = ServerWatch(self._server)
         if self._data is None:
             self._known = {}
         self._prefix = f"/v1/stream/intact-{secrets.token_hex(4)}"
@@ -92,7 +99,6 @@ class HttpTarget:
             self._call("PUT", f"{self._prefix}/{name}", {"Content-Type": kind}, expected=201)
             self._known[f"{self._prefix}/{name}"] = []
         self._prepare()
-        self._before = self._memory()
         self._seq = 0
 
     def _end(self) -> None:
@@ -103,15 +109,7 @@ class HttpTarget:
             stored = b"[" + b",".join(body[1:-1] for body in bodies) + b"]" if path.endswith("/json") else b"".join(bodies)
             if (status, content) != (200, stored):
                 raise Finding(f"{path} has {len(content)} bytes that are not the {len(stored)} stored ones (status {status})")
-        grown = self._memory() - self._before
-        if grown > GROWTH_LIMIT:
-            raise Finding(f"the server has grown by {grown / 1e6:.0f} MB in {LIFE} inputs")
-        log = self._log()
-        if "ERROR" in log or "Traceback" in log:
-            raise Finding(f"the server's log says: {log[-3000:]}")
-        code = self._server.terminate()
-        if code:
-            raise Finding(f"SIGTERM ended the server with {code}")
+        self._watch.end()
 
     def _look_after(self) -> None:
         """Append to the known streams, and require that the server is well."""
@@ -128,29 +126,15 @@ class HttpTarget:
         for method, path, headers, body in corpus.SETUP:
             self._call("DELETE", path)
             self._call(method, path, headers, body)
+        self._leases.prepare(self._call)
 
     def _call(
         self, method: str, path: str, headers: dict[str, str] | None = None, body: bytes = b"", *, expected: int | None = None
     ) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=HANG_SECONDS)
-        with contextlib.closing(connection):
-            try:
-                connection.request(method, path, body, headers or {})
-                answer = connection.getresponse()
-                status, content = answer.status, answer.read()
-            except OSError as error:
-                raise Finding(f"the server is dead, or as good as: {error!r}; its log says: {self._log()[-2000:]}") from error
+        status, content = self._watch.call(method, path, headers or {}, body)
         if expected is not None and status != expected:
             raise Finding(f"{method} {path} was answered {status} and not {expected}: {content[:300]!r}")
         return status, content
-
-    def _memory(self) -> int:
-        lines = Path(f"/proc/{self._server.pid}/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) * 1024
-
-    def _log(self) -> str:
-        with open(f"/proc/{self._server.pid}/fd/2", "rb") as file:
-            return os.pread(file.fileno(), 1 << 20, 0).decode(errors="replace")
 
 
 def exchange(port: int, data: bytes) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import random
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -12,11 +13,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import adapter_target
 import asgi_target
 import client_target
 import corpus
+import crowds
 import findings
+import gateway_target
+import hooks_target
 import http_target
+import import_check
+import leases
 import pytest
 import worker_target
 from findings import Finding
@@ -135,7 +142,7 @@ def test_a_dead_server_is_found(served: http_target.HttpTarget) -> None:
     served._server._process = None
     with closing(socket.create_server(("127.0.0.1", 0))) as other:
         assert other.getsockname()[1] != port
-    served._log = lambda: ""  # type: ignore[method-assign]
+    served._watch.log = lambda: ""  # type: ignore[method-assign]
     with pytest.raises(Finding, match="dead"):
         served._look_after()
 
@@ -249,3 +256,76 @@ def test_no_request_out_of_the_tables_makes_the_server_fail(
 @settings(max_examples=150, deadline=None)
 def test_server_sent_events_mean_the_same_however_they_are_cut(pieces: list[bytes]) -> None:
     read_sse(b"".join(pieces))
+
+
+def test_the_leases_are_live_and_the_marks_take_no_room_of_others(application: asgi_target.AsgiTarget) -> None:
+    kept, ask = application._leases, application._call
+    kept.prepare(ask)
+    statuses = []
+    for token in ("{pull-token}", "{late-token}", "nonsense"):
+        text = '{"wake_id":"{pull-wake-00000000000000}","generation":{pullgen},"acks":[],"done":true}'
+        raw = corpus.build_request("POST", f"{leases.PULL}/ack", {"Authorization": f"Bearer {token}"}, text.encode())
+        filled = kept.fill(raw, ask)
+        assert len(filled.partition(b"\r\n\r\n")[2]) == len(text)
+        statuses.append(application._runner.run(application._ask(filled)))
+    assert statuses == [200, 409, 401]  # FENCED, and no token of ours
+
+
+def test_a_crowd_that_is_not_answered_is_a_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crowds, "HANG_SECONDS", 0.2)
+    with answering(None) as port, pytest.raises(Finding, match="a hang: 2 connections"):
+        crowds.exchange_all(port, b"GET / HTTP/1.1\r\n\r\n" + crowds.BESIDE + b"GET / HTTP/1.1\r\n\r\n")
+
+
+def test_a_flood_is_turned_away_and_room_comes_back(served: http_target.HttpTarget) -> None:
+    one = corpus.build_request("GET", "/v1/stream/fuzz/a", {}, b"")
+    served.check(crowds.FLOOD + one + crowds.BESIDE + one + crowds.HALF)
+    assert set(served.statuses) <= {429}  # the hang-up may overtake the answer
+    served.check(one + one + crowds.BESIDE + one)
+    assert served.statuses[200] == 3
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("import sys; sys.stdin.readline()", "has ended with 0"),
+        ("import time; time.sleep(60)", "a hang"),
+        ("print('[]', flush=True); input()", "not one answer"),
+        ("""print('{"success": false, "errorCode": "INTERNAL_ERROR"}', flush=True); input(); input()""", "nobody expected"),
+    ],
+)
+def test_an_adapter_that_dies_hangs_or_says_something_else_is_found(code: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapter_target, "ADAPTER", (sys.executable, "-c", code))
+    monkeypatch.setattr(adapter_target, "LINE_SECONDS", 1.0 if words == "a hang" else 10.0)
+    target = adapter_target.AdapterTarget()
+    target.open(Path())
+    with pytest.raises(Finding, match=words):
+        target.check(b'{"type":"head"}')
+    target._kill()
+    target._server.kill()
+
+
+def test_a_server_that_drops_healthy_clients_or_deliveries_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = gateway_target.GatewayTarget()
+    room.open(tmp_path)
+    room.check(gateway_target.HANDSHAKE + gateway_target.build_frame_of_client(gateway_target.BINARY, b"\xff"))
+    room._people[1]._socket.shutdown(socket.SHUT_RDWR)
+    with pytest.raises(Finding, match="hung up on"):
+        room.check(gateway_target.HANDSHAKE)
+    room.close()
+    hooks = hooks_target.HooksTarget()
+    hooks.open(tmp_path)
+    hooks.check(hooks_target.HOLD)
+    monkeypatch.setattr(hooks_target, "HANG_SECONDS", 0.2)
+    hooks._healthy.wait_for = lambda name, seconds: False  # type: ignore[method-assign]
+    with pytest.raises(Finding, match="the good receiver was told nothing"):
+        hooks.check(b"")
+    hooks.close()
+
+
+def test_what_is_whole_is_imported(tmp_path: Path) -> None:
+    for seed in import_check.build_sources(tmp_path):
+        (tmp_path / "source.db").write_bytes(seed)
+        code, said = import_check.run(["import", str(tmp_path / "source.db"), str(tmp_path / f"{len(seed)}.db")])
+        assert (code, ", added" in said) == (0, True), said
+        import_check.check_import(seed)

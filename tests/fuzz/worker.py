@@ -1,4 +1,4 @@
-"""A process that lets inputs cross and can die of it: `python worker.py yjs|replica|server`, inputs on standard input.
+"""A process that lets inputs cross and can die of it: `python worker.py yjs|replica|server|import`, inputs on standard input.
 
 Each input comes with its length before it (8 bytes); the answer is a line: "ok", or what was found.
 """
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from import_check import check_import
 from pycrdt import Text
 
 from ds_sync import Replica
@@ -184,7 +185,12 @@ async def _read(engine: SqliteEngine, name: str) -> bytes:
         after = run.end
 
 
-CHECKS: dict[str, Callable[[bytes], None]] = {"yjs": check_yjs, "replica": check_replica, "server": check_server}
+CHECKS: dict[str, Callable[[bytes], None]] = {
+    "yjs": check_yjs,
+    "replica": check_replica,
+    "server": check_server,
+    "import": check_import,
+}
 
 
 def main() -> None:

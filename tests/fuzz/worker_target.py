@@ -1,4 +1,4 @@
-"""Inputs that could end the process they are read in: Yjs updates, replica files and server files, each in a worker."""
+"""Inputs that could end the process they are read in: Yjs updates, files of replicas, of servers and to import, each kind in a worker."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from findings import HANG_SECONDS, Finding
+from import_check import build_sources
 from mutator import mutate
 from pycrdt import Array, Doc, Map, Text, XmlElement, XmlFragment
-from worker import SUFFIXES, join
+from worker import SUFFIXES, join, split
 
 from ds_sync import Replica
 from ds_sync.protocol.messages import ProducerStamp
@@ -181,8 +182,17 @@ def make_file(rng: random.Random, seeds: list[bytes]) -> bytes:
     return join(files)
 
 
+def make_source(rng: random.Random, seeds: list[bytes]) -> bytes:
+    """Return a file to import: one update, or a database, damaged."""
+    seed = rng.choice(seeds)
+    if seed is seeds[0] or rng.random() < 0.3:
+        return mutate(rng, seed, seeds[:1])
+    return split(make_file(rng, [join([seed])]))[0]
+
+
 WORKERS = [
     WorkerTarget("yjs", build_updates, make_update),
     WorkerTarget("replica", lambda folder: _with_killed(folder, "replica.db", _use_replica), make_file),
     WorkerTarget("server", lambda folder: _with_killed(folder, "server.db", _use_server), make_file),
+    WorkerTarget("import", build_sources, make_source),
 ]
