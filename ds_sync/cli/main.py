@@ -20,7 +20,7 @@ _COMMANDS = {
     "export": ("ds_sync.cli.export", "Write a document as a Yjs update, as JSON or as text."),
     "inspect": ("ds_sync.cli.inspect", "Show what stands in a replica's file: its outbox, and what was put aside."),
     "bridge": ("ds_sync.cli.bridge", "Keep a room of a y-websocket server and a document in step, for as long as a move takes."),
-    "replay": ("ds_sync.cli.replay", "Type a recorded editing session through replicas, through crashes, to its exact end."),
+    "replay": ("ds_sync.cli.replaying.command", "Type a recorded editing session through replicas, through crashes, to its exact end."),
     "demo": ("ds_sync.cli.demo", "Show in under a minute what is kept when everything fails."),
 }
 

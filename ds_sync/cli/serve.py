@@ -21,9 +21,9 @@ from ds_sync.protocol.retention import KeepUpdates
 from ds_sync.server.app import Application, create_app
 from ds_sync.server.engines.base import StorageEngine
 from ds_sync.server.gateway import MAX_FRAME
-from ds_sync.server.inspector import InspectAccess
-from ds_sync.server.logs import LogFormat, start_logging
-from ds_sync.server.webhook_targets import TargetPolicy
+from ds_sync.server.operation.logs import LogFormat, start_logging
+from ds_sync.server.pages.inspector import InspectAccess
+from ds_sync.server.subscriptions.targets import TargetPolicy
 
 DRAIN_SECONDS = 10.0
 """How long SIGTERM waits for requests under way."""
@@ -209,7 +209,7 @@ def _run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
 async def _serve(
     build: Callable[[], Application], engine: StorageEngine, listener: socket.socket, where: str, file: Path | None, limits: ServeLimits
 ) -> int:
-    from ds_sync.server.http1 import Http1Server
+    from ds_sync.server.front.http1 import Http1Server
 
     app = build()
     host, port = listener.getsockname()[:2]

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import click
 
-from ds_sync.server.http1 import MAX_CONNECTIONS, MIN_RATE
-from ds_sync.server.http1_head import MAX_HEAD, MAX_TARGET
+from ds_sync.server.front.head import MAX_HEAD, MAX_TARGET
+from ds_sync.server.front.http1 import MAX_CONNECTIONS, MIN_RATE
 
 OWN_FILES: Final = 200
 """What the server itself may have open, beside its clients' connections."""

@@ -13,29 +13,29 @@ from ds_sync import __version__
 from ds_sync.environment import Environment
 from ds_sync.exceptions import DsSyncError, InvalidRequestError, NotFoundError
 from ds_sync.protocol.retention import KeepUpdates
-from ds_sync.server.compaction import OpenWorker
-from ds_sync.server.demo import Demo
-from ds_sync.server.documents import PRESENCE_MARK, Documents, parse_document_name, parse_presence_path
+from ds_sync.server.documents.compaction import OpenWorker
+from ds_sync.server.documents.routes import PRESENCE_MARK, Documents, parse_document_name, parse_presence_path
 from ds_sync.server.engines.base import PromptEngine, StorageEngine
 from ds_sync.server.express import ExpressLane
+from ds_sync.server.front.slow_bodies import TimedBody
 from ds_sync.server.gateway import MAX_FRAME, Doorway, OpenGateway
 from ds_sync.server.gateways import Gateways
-from ds_sync.server.inspector import InspectAccess, Inspector
-from ds_sync.server.listing import LIST_PATH, serve_list
 from ds_sync.server.live import Waiters, find_wire
-from ds_sync.server.logs import access, log_request
-from ds_sync.server.metrics import CONTENT_TYPE, METRICS_PATH, Metrics
-from ds_sync.server.pages import ServePage
+from ds_sync.server.operation.listing import LIST_PATH, serve_list
+from ds_sync.server.operation.logs import access, log_request
+from ds_sync.server.operation.metrics import CONTENT_TYPE, METRICS_PATH, Metrics
+from ds_sync.server.pages.demo import Demo
+from ds_sync.server.pages.inspector import InspectAccess, Inspector
+from ds_sync.server.pages.pages import ServePage
+from ds_sync.server.pages.survey import Survey
 from ds_sync.server.requests import RESERVED, STREAM_MOUNT, ClientGoneError, parse_stream_path
 from ds_sync.server.responses import METHODS, PREFLIGHT_HEADERS, Message, Receive, Scope, Send, answer, build_failure, build_refusal
-from ds_sync.server.slow_bodies import TimedBody
 from ds_sync.server.streams import Limits, Streams, raw_path
-from ds_sync.server.subscription_routes import SubscriptionRoutes
-from ds_sync.server.subscriptions import Subscriptions
-from ds_sync.server.survey import Survey
-from ds_sync.server.wakes import Wakes
-from ds_sync.server.webhook_targets import TargetPolicy
-from ds_sync.server.webhooks import Webhooks
+from ds_sync.server.subscriptions.operations import Subscriptions
+from ds_sync.server.subscriptions.routes import SubscriptionRoutes
+from ds_sync.server.subscriptions.targets import TargetPolicy
+from ds_sync.server.subscriptions.wakes import Wakes
+from ds_sync.server.subscriptions.webhooks import Webhooks
 
 log = logging.getLogger(__name__)
 

@@ -15,13 +15,13 @@ from ds_sync.exceptions import InvalidRequestError
 from ds_sync.protocol.decisions import AppendOutcome, AppendRequest, decide_append
 from ds_sync.protocol.state import FRAMED_SUFFIX, Decision, StreamState, StreamView, require_stream
 from ds_sync.server.answers import build_appended, build_page, build_tail
-from ds_sync.server.documents import PRESENCE_MARK
+from ds_sync.server.documents.routes import PRESENCE_MARK
 from ds_sync.server.engines.base import PromptEngine
-from ds_sync.server.http1_exchange import PlainRequest, PromptExchange
-from ds_sync.server.http1_head import CHUNKED, Head
-from ds_sync.server.listing import LIST_PATH
+from ds_sync.server.front.exchange import PlainRequest, PromptExchange
+from ds_sync.server.front.head import CHUNKED, Head
 from ds_sync.server.live import SharedPages
-from ds_sync.server.logs import access, log_request
+from ds_sync.server.operation.listing import LIST_PATH
+from ds_sync.server.operation.logs import access, log_request
 from ds_sync.server.requests import (
     RESERVED,
     STREAM_MOUNT,

@@ -17,14 +17,14 @@ from ds_sync.protocol.decisions import AppendRequest, CreateRequest, decide_appe
 from ds_sync.protocol.framing import build_frames, parse_frames
 from ds_sync.protocol.history import START, Place
 from ds_sync.protocol.state import require_stream
-from ds_sync.server.documents import DocumentName, Documents, parse_document_name
+from ds_sync.server.documents.routes import DocumentName, Documents, parse_document_name
+from ds_sync.server.documents.snapshots import EVERYTHING
 from ds_sync.server.engines.base import StorageEngine
 from ds_sync.server.lives import Lives
 from ds_sync.server.requests import DEFAULT_CONTENT_TYPE
 from ds_sync.server.responses import Receive as Receive
 from ds_sync.server.responses import Scope as Scope
 from ds_sync.server.responses import Send as Send
-from ds_sync.server.snapshots import EVERYTHING
 from ds_sync.server.streams import raw_path
 
 PRESENCE_NAME: Final = "default"

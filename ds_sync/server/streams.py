@@ -29,10 +29,10 @@ from ds_sync.protocol.retention import KeepUpdates
 from ds_sync.protocol.sse import EVENT_CONTROL, EVENT_DATA, build_event
 from ds_sync.protocol.state import FRAMED_SUFFIX, Decision, StreamState, StreamView, is_expired, require_stream
 from ds_sync.server.answers import build_appended, build_page, build_state_fields, build_tail, join_records
+from ds_sync.server.documents.read_positions import ReadPositions
 from ds_sync.server.engines.base import PromptEngine, Run, StorageEngine
 from ds_sync.server.live import Reader, SharedPages, Waiters, find_wire
 from ds_sync.server.lives import Lives
-from ds_sync.server.read_positions import ReadPositions
 from ds_sync.server.requests import (
     DEFAULT_CONTENT_TYPE,
     ClientGoneError,

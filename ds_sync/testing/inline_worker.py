@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from ds_sync.crdt import load_adapter
-from ds_sync.server.compaction import Worker
-from ds_sync.server.compaction_worker import Compaction
+from ds_sync.server.documents.compaction import Worker
+from ds_sync.server.documents.worker import Compaction
 
 
 class InlineWorker:
-    """Does at once what `compaction_worker` does in a process."""
+    """Does at once what `ds_sync.server.documents.worker` does in a process."""
 
     def __init__(self, adapter: str) -> None:
         self.compaction = Compaction(load_adapter(adapter))

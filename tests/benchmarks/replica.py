@@ -20,7 +20,7 @@ from pathlib import Path
 from pycrdt import Doc, Text
 
 from ds_sync import Replica
-from ds_sync.cli.traces import load_trace
+from ds_sync.cli.replaying.traces import load_trace
 from ds_sync.testing.server_process import ServerProcess
 
 TRACES = Path(os.environ.get("DS_SYNC_TRACES", Path(__file__).parents[3] / "shared" / "data"))

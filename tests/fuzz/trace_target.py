@@ -11,7 +11,7 @@ from typing import Any
 from findings import Finding, no_longer_than
 from mutator import mutate
 
-from ds_sync.cli.traces import SharedTrace, load_shared_trace, load_trace
+from ds_sync.cli.replaying.traces import SharedTrace, load_shared_trace, load_trace
 from ds_sync.exceptions import TraceError
 
 SESSION: dict[str, Any] = {

@@ -17,9 +17,9 @@ from ds_sync.protocol.framing import build_frame, parse_frames
 from ds_sync.protocol.history import START
 from ds_sync.protocol.retention import decide_trim
 from ds_sync.server.app import create_app
-from ds_sync.server.compaction import Compactor
+from ds_sync.server.documents.compaction import Compactor
+from ds_sync.server.documents.snapshots import Snapshots
 from ds_sync.server.engines.sqlite import SqliteEngine
-from ds_sync.server.snapshots import Snapshots
 from ds_sync.testing.asgi_transport import AsgiTransport
 from ds_sync.testing.inline_worker import open_inline
 from ds_sync.testing.server_process import ServerProcess

@@ -9,8 +9,8 @@ from ds_sync.client.transport import Response
 from ds_sync.exceptions import GoneError, NotFoundError
 from ds_sync.protocol.history import START
 from ds_sync.protocol.retention import decide_trim
-from ds_sync.server.compaction import Compactor
-from ds_sync.server.snapshots import Snapshots
+from ds_sync.server.documents.compaction import Compactor
+from ds_sync.server.documents.snapshots import Snapshots
 from ds_sync.testing.faults import Request, is_append, lose_answer, respond
 from ds_sync.testing.inline_worker import open_inline
 

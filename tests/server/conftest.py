@@ -13,7 +13,7 @@ from ds_sync.server.app import Application, create_app
 from ds_sync.server.engines.base import StorageEngine
 from ds_sync.server.engines.memory import MemoryEngine
 from ds_sync.server.engines.sqlite import SqliteEngine
-from ds_sync.server.webhook_targets import TargetPolicy
+from ds_sync.server.subscriptions.targets import TargetPolicy
 from ds_sync.testing.asgi_transport import AsgiTransport
 
 

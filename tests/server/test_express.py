@@ -19,8 +19,8 @@ from ds_sync.server.engines.base import StorageEngine
 from ds_sync.server.engines.memory import MemoryEngine
 from ds_sync.server.engines.sqlite import SqliteEngine
 from ds_sync.server.express import HELD_BYTES, PlainAppend, PlainRead
-from ds_sync.server.http1 import Http1Server
-from ds_sync.server.http1_head import parse_head
+from ds_sync.server.front.head import parse_head
+from ds_sync.server.front.http1 import Http1Server
 
 pytestmark = pytest.mark.anyio
 

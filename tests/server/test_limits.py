@@ -14,7 +14,7 @@ import pytest
 from ds_sync.cli.serve_limits import OWN_FILES, allow_open_files
 from ds_sync.server.app import create_app
 from ds_sync.server.engines.memory import MemoryEngine
-from ds_sync.server.http1 import Http1Server
+from ds_sync.server.front.http1 import Http1Server
 from ds_sync.testing.server_process import ServerProcess
 
 pytestmark = pytest.mark.anyio

@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 
 from ds_sync.protocol.framing import parse_frames
-from ds_sync.server import trimming
-from ds_sync.server.compaction_worker import Compaction
+from ds_sync.server.documents import trimming
+from ds_sync.server.documents.worker import Compaction
 from ds_sync.testing.simulator import Outcome, draw_snapshots, run_seed
 from ds_sync.testing.simulator.subjects import YjsSubject
 

@@ -1,0 +1,1 @@
+"""Documents: streams of updates with snapshots and presence (YJS-PROTOCOL.md)."""

@@ -1,0 +1,238 @@
+"""Compaction: a document whose log has grown gets a snapshot, so that newcomers need not read it all (YJS-PROTOCOL.md section 8).
+
+A snapshot is built from stored records up to one place, by a process of its own; stored; read again; compared with the document; and
+only then named in the index, after which older snapshots go. A crash at any step leaves the document as it was, and perhaps a snapshot
+that nobody was told of, which the next compaction removes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final, Protocol
+
+from ds_sync.environment import Environment
+from ds_sync.exceptions import DsSyncError, GoneError, NotFoundError
+from ds_sync.protocol.framing import build_frames
+from ds_sync.protocol.history import START, Place
+from ds_sync.protocol.state import FRAMED_SUFFIX
+from ds_sync.server.documents.snapshots import Snapshot, Snapshots, build_key
+from ds_sync.server.documents.trimming import Trimmer
+from ds_sync.server.engines.base import StorageEngine
+
+CHECK_SECONDS: Final = 0.25
+"""How long commits are gathered before the documents they touched are looked at."""
+
+WORK_SECONDS: Final = 600.0
+"""After which a worker that has not answered is given up."""
+
+PAGE_BYTES: Final = 1024 * 1024
+
+log = logging.getLogger(__name__)
+
+
+class CompactionError(DsSyncError):
+    """The worker died, was too slow, or made something that is not the document. The document is as it was."""
+
+
+class Worker(Protocol):
+    """Who makes one snapshot: a process, or (in tests) this one."""
+
+    async def feed(self, frames: bytes) -> None:
+        """Take a run of whole frames."""
+        ...
+
+    async def snapshot(self) -> tuple[bytes, int]:
+        """Return the snapshot and how many updates are not in it because they can't be read."""
+        ...
+
+    async def verify(self, stored: bytes) -> bool:
+        """Whether what was stored is the document."""
+        ...
+
+
+OpenWorker = Callable[[str], AbstractAsyncContextManager[Worker]]
+"""Of the CRDT adapter's name. What leaves it ends it, whatever it is doing."""
+
+
+class Compactor:
+    """Watches an engine, and makes snapshots, one at a time; drops updates that snapshots have, if it may."""
+
+    def __init__(
+        self,
+        engine: StorageEngine,
+        snapshots: Snapshots,
+        environment: Environment,
+        after: int,
+        open_worker: OpenWorker | None = None,
+        trimmer: Trimmer | None = None,
+    ) -> None:
+        self._engine = engine
+        self._snapshots = snapshots
+        self._environment = environment
+        self._after = after
+        self._open_worker = open_worker or open_process
+        self._trimmer = trimmer
+        self._dirty: set[str] = set()
+        self._marks: dict[str, tuple[str, int]] = {}
+        """By document: its incarnation, and the position from which its log's growth counts."""
+        self._task: asyncio.Task[None] | None = None
+        self._unwatch = engine.watch(self._note)
+
+    async def aclose(self) -> None:
+        """Stop, in the middle of a snapshot if need be."""
+        self._unwatch()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+
+    async def compact(self, root: str) -> bool:
+        """Make a snapshot of the document now, if there is anything that its newest one lacks. Raises CompactionError, DsSyncError."""
+        run = await self._engine.read(root + FRAMED_SUFFIX, None, 0)
+        state = run.state
+        if state is None or not state.listed:
+            return False
+        incarnation, place = state.incarnation, state.place
+        made = await self._snapshots.milestones(root, incarnation)
+        newest = await self._snapshots.read(root, incarnation, build_key(made[-1].place)) if made else None
+        if place == (START if newest is None else newest.place):
+            return False
+        async with self._open_worker(root.partition("/")[0]) as worker:
+            if newest is not None:
+                await worker.feed(build_frames([newest.data]))
+            await self._feed(worker, root, START if newest is None else newest.place, place)
+            data, refused = await worker.snapshot()
+            key = await self._snapshots.store(root, incarnation, Snapshot(data, place))
+            stored = await self._snapshots.read(root, incarnation, key)
+            if stored.data != data or not await worker.verify(stored.data):
+                await self._snapshots.delete(root, key)
+                raise CompactionError(f"{root}: the snapshot is not the document; the log is kept as it is")
+        try:
+            await self._snapshots.publish(root, incarnation, key, left_out=refused + (made[-1].left_out if made else 0))
+        except (GoneError, NotFoundError):
+            await self._snapshots.delete(root, key)
+            return False
+        if refused:
+            log.warning("%s: %d updates can't be read, and are not in the snapshot", root, refused)
+        self._marks[root] = (incarnation, place.position)
+        await self._snapshots.delete_all(root, but=key)
+        if self._trimmer is not None:
+            await self._trimmer.trim(root, incarnation)
+        return True
+
+    def _note(self, paths: Collection[str]) -> None:
+        dirty = [path for path in paths if path.endswith(FRAMED_SUFFIX) and "/docs/" in path]
+        if dirty:
+            self._dirty.update(dirty)
+            if self._task is None:
+                self._task = asyncio.ensure_future(self._work())
+
+    async def _work(self) -> None:
+        try:
+            while self._dirty:
+                await self._environment.sleep(CHECK_SECONDS)
+                dirty, self._dirty = self._dirty, set()
+                for path in sorted(dirty):
+                    await self._look(path.removesuffix(FRAMED_SUFFIX))
+        finally:
+            self._task = None
+
+    async def _look(self, root: str) -> None:
+        try:
+            state = (await self._engine.read(root + FRAMED_SUFFIX, None, 0)).state
+            if state is None or not state.listed or state.position < self._after:
+                return
+            mark = self._marks.get(root)
+            if mark is None or mark[0] != state.incarnation:
+                keys = await self._snapshots.find(root, state.incarnation)
+                begun = (await self._snapshots.read(root, state.incarnation, keys[-1])).place.position if keys else 0
+                mark = self._marks[root] = (state.incarnation, begun)
+            if state.position - mark[1] < self._after:
+                if self._trimmer is not None:
+                    await self._trimmer.tend(root, state.incarnation)
+                return
+            try:
+                await self.compact(root)
+            except (CompactionError, TimeoutError, OSError):
+                # What failed now would fail again at once: it is tried when the log has grown by as much again.
+                self._marks[root] = (state.incarnation, state.position)
+                raise
+        except (DsSyncError, TimeoutError, OSError):
+            log.exception("%s: no snapshot could be made", root)
+
+    async def _feed(self, worker: Worker, root: str, after: Place, until: Place) -> None:
+        while after.position < until.position:
+            run = await self._engine.read(root + FRAMED_SUFFIX, after, min(PAGE_BYTES, until.position - after.position))
+            if not run.records:
+                raise CompactionError(f"{root}: the log ended while it was read")
+            await worker.feed(b"".join(run.records))
+            after = run.end
+
+
+class ProcessWorker:
+    """`worker` in a process."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        if process.stdin is None or process.stdout is None:
+            raise AssertionError("the process has no pipes")
+        self._requests, self._answers = process.stdin, process.stdout
+
+    async def feed(self, frames: bytes) -> None:
+        """Send the frames; wait while the process is behind."""
+        await self._send(b"U", frames)
+
+    async def snapshot(self) -> tuple[bytes, int]:
+        """Ask for the snapshot."""
+        await self._send(b"S", b"")
+        refused = int(await self._receive(b"R"))
+        return await self._receive(b"S"), refused
+
+    async def verify(self, stored: bytes) -> bool:
+        """Send the snapshot back."""
+        await self._send(b"V", stored)
+        return await self._receive(b"V") == b"same"
+
+    async def content(self) -> bytes:
+        """Ask what the document says to people; return JSON, as `worker.Compaction.content` does."""
+        await self._send(b"C", b"")
+        return await self._receive(b"C")
+
+    async def _send(self, kind: bytes, data: bytes) -> None:
+        try:
+            self._requests.writelines((kind + len(data).to_bytes(8, "big"), data))
+            await self._requests.drain()
+        except OSError as error:
+            raise CompactionError(f"the compaction process ended: {error}") from error
+
+    async def _receive(self, kind: bytes) -> bytes:
+        try:
+            head = await self._answers.readexactly(9)
+            data = await self._answers.readexactly(int.from_bytes(head[1:], "big"))
+        except (asyncio.IncompleteReadError, OSError) as error:
+            raise CompactionError(f"the compaction process ended: {error}") from error
+        if head[:1] != kind:
+            raise CompactionError(f"the compaction process answered {head[:1]!r}")
+        return data
+
+
+@asynccontextmanager
+async def open_process(adapter: str) -> AsyncIterator[ProcessWorker]:
+    """Give a worker process; kill it at the end, or after WORK_SECONDS (TimeoutError)."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "ds_sync.server.documents.worker",
+        adapter,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(WORK_SECONDS):
+            yield ProcessWorker(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()

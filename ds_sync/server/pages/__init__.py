@@ -1,0 +1,1 @@
+"""What a server shows to people: the inspector and the demo."""

@@ -1,0 +1,1 @@
+"""Subscriptions: webhooks and pull-wake (PROTOCOL.md, subscriptions)."""

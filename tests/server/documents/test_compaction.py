@@ -1,0 +1,284 @@
+"""Snapshots: made, verified, found, replaced; and what happens when one can't be made."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pycrdt import Doc, Text
+
+from ds_sync.client.transport import Response
+from ds_sync.crdt import load_adapter
+from ds_sync.environment import Environment
+from ds_sync.exceptions import NotFoundError
+from ds_sync.protocol.framing import build_frame, build_frames, parse_frames
+from ds_sync.server.app import create_app
+from ds_sync.server.documents.compaction import CompactionError, Compactor, Worker, open_process
+from ds_sync.server.documents.snapshots import Snapshots
+from ds_sync.server.documents.worker import Compaction
+from ds_sync.server.engines.base import StorageEngine
+from ds_sync.server.engines.memory import MemoryEngine
+from ds_sync.server.engines.sqlite import SqliteEngine
+from ds_sync.testing.asgi_transport import AsgiTransport
+
+pytestmark = pytest.mark.anyio
+
+ROOT = "yjs/notes/docs/a"
+DOC = "http://example.org/v1/yjs/notes/docs/a"
+
+
+@dataclass
+class Inline:
+    """A worker in this process, which can be told to misbehave."""
+
+    compaction: Compaction = field(default_factory=lambda: Compaction(load_adapter("yjs")))
+    spoil: Callable[[bytes], bytes] = bytes
+    believe: bool = False
+
+    async def feed(self, frames: bytes) -> None:
+        self.compaction.feed(frames)
+
+    async def snapshot(self) -> tuple[bytes, int]:
+        return self.spoil(self.compaction.snapshot()), self.compaction.refused
+
+    async def verify(self, stored: bytes) -> bool:
+        return self.compaction.is_same(stored)
+
+
+@asynccontextmanager
+async def open_inline(adapter: str) -> AsyncIterator[Worker]:
+    assert adapter == "yjs"
+    yield Inline()
+
+
+class Typist:
+    """Writes to the document, and knows what it must hold."""
+
+    def __init__(self, engine: StorageEngine, after: int | None, open_worker: Callable[[str], object] = open_inline) -> None:
+        self.app = create_app(engine, compact_after=after, open_worker=open_worker)  # type: ignore[arg-type]
+        self.transport = AsgiTransport(self.app)
+        self.doc = Doc[Any]()
+        self.text: Text = self.doc.get("body", type=Text)
+        self.updates: list[bytes] = []
+        self.doc.observe(lambda event: self.updates.append(bytes(event.update)))
+
+    async def __call__(self, method: str, url: str, body: bytes = b"") -> Response:
+        return await self.transport.request(method, url, headers={}, body=body, timeout=10)
+
+    async def type(self, words: str) -> None:
+        self.text += words
+        await self.send()
+
+    async def send(self) -> None:
+        assert (await self("POST", DOC, build_frames(self.updates))).status == 204
+        self.updates.clear()
+
+    async def newest(self) -> str:
+        answer = await self("GET", f"{DOC}?offset=snapshot")
+        assert answer.status == 307
+        return answer.headers["location"].partition("?offset=")[2]
+
+    async def wait_for_snapshot(self, other_than: str = "-1") -> str:
+        for _ in range(1000):
+            if (found := await self.newest()) not in ("-1", other_than):
+                return found
+            await asyncio.sleep(0.02)
+        raise AssertionError("no snapshot came")
+
+    async def join(self) -> str:
+        """Return the text a newcomer sees: the snapshot, and what follows it."""
+        doc, offset = Doc[Any](), await self.newest()
+        if offset.endswith("_snapshot"):
+            answer = await self("GET", f"{DOC}?offset={offset}")
+            assert answer.status == 200
+            doc.apply_update(answer.body)
+            offset = answer.headers["stream-next-offset"]
+        answer = await self("GET", f"{DOC}?offset={offset}")
+        assert answer.status == 200
+        for update in parse_frames(answer.body).payloads:
+            doc.apply_update(update)
+        return str(doc.get("body", type=Text))
+
+    async def aclose(self) -> None:
+        await self.app.aclose()
+        await self.transport.aclose()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StorageEngine]:
+    made: StorageEngine = MemoryEngine() if request.param == "memory" else SqliteEngine(tmp_path / "server.db")
+    try:
+        yield made
+    finally:
+        await made.aclose()
+
+
+async def test_a_log_that_has_grown_gets_a_snapshot_and_the_next_replaces_it(engine: StorageEngine) -> None:
+    typist = Typist(engine, after=300)
+    await typist("PUT", DOC)
+    await typist.type("few")
+    await asyncio.sleep(0.4)
+    assert await typist.newest() == "-1", "too little for a snapshot"
+    await typist.type("x" * 300)
+    first = await typist.wait_for_snapshot()
+    answer = await typist("GET", f"{DOC}?offset={first}")
+    position, check = first.removesuffix("_snapshot").split("_")
+    assert answer.headers["stream-next-offset"] == f"{position}_{int(check) + 1:016}"
+    assert answer.headers["content-type"] == "application/octet-stream"
+    await typist.type("after")
+    assert await typist.join() == str(typist.text)
+    await typist.type("y" * 300)
+    second = await typist.wait_for_snapshot(other_than=first)
+    statuses = []
+    for _ in range(250):
+        statuses.append((await typist("GET", f"{DOC}?offset={first}")).status)
+        if statuses[-1] == 404:
+            break
+        await asyncio.sleep(0.02)
+    assert statuses[-1] == 404
+    assert await typist.join() == str(typist.text)
+    assert len((await typist("GET", f"{DOC}?offset=-1")).body) > 600, "the log is kept"
+    assert await engine.list(f"{ROOT}/.snapshots/*") == [f"{ROOT}/.snapshots/{second}"]
+    await typist.aclose()
+
+
+async def test_a_deleted_document_takes_its_snapshots_along(engine: StorageEngine) -> None:
+    typist = Typist(engine, after=100)
+    await typist("PUT", DOC)
+    await typist.type("x" * 200)
+    key = await typist.wait_for_snapshot()
+    assert (await typist("DELETE", DOC)).status == 204
+    assert await engine.list("**") == []
+    await typist("PUT", DOC)
+    assert await typist.newest() == "-1"
+    assert (await typist("GET", f"{DOC}?offset={key}")).status == 404
+    await typist.aclose()
+
+
+async def test_what_an_earlier_life_left_is_nothing_to_the_next(engine: StorageEngine) -> None:
+    typist = Typist(engine, after=100)
+    await typist("PUT", DOC)
+    await typist.type("x" * 200)
+    key = await typist.wait_for_snapshot()
+    # As after a crash in the middle of a deletion: only the log is gone.
+    assert (await typist("DELETE", f"http://example.org/v1/stream/{ROOT}/.updates")).status == 204
+    await typist("PUT", DOC)
+    assert await typist.newest() == "-1"
+    assert (await typist("GET", f"{DOC}?offset={key}")).status == 404
+    await typist.aclose()
+
+
+async def test_updates_that_wait_are_in_the_snapshot(engine: StorageEngine) -> None:
+    typist = Typist(engine, after=None)
+    await typist("PUT", DOC)
+    for word in ("one ", "two ", "three"):
+        typist.text += word
+    first, second, third = typist.updates
+    typist.updates = [first, third]
+    await typist.send()
+    compactor = Compactor(engine, Snapshots(engine, Environment()), Environment(), 1, open_inline)
+    assert await compactor.compact(ROOT)
+    assert not await compactor.compact(ROOT), "nothing has come since"
+    typist.updates = [second]
+    await typist.send()
+    assert await typist.join() == "one two three"
+    await compactor.aclose()
+    await typist.aclose()
+
+
+async def test_updates_that_can_not_be_read_are_left_out(engine: StorageEngine, caplog: pytest.LogCaptureFixture) -> None:
+    typist = Typist(engine, after=None)
+    await typist("PUT", DOC)
+    await typist.type("good ")
+    assert (await typist("POST", DOC, build_frame(b"\xff\xffgarbage"))).status == 204
+    await typist.type("better")
+    compactor = Compactor(engine, Snapshots(engine, Environment()), Environment(), 1, open_inline)
+    assert await compactor.compact(ROOT)
+    assert await typist.join() == "good better"
+    assert "1 updates can't be read" in caplog.text
+    await compactor.aclose()
+    await typist.aclose()
+
+
+@pytest.mark.parametrize("spoil", [lambda data: data[:-1], lambda data: b"\x00\x00", lambda data: b""])
+async def test_a_snapshot_that_is_not_the_document_is_never_told_of(engine: StorageEngine, spoil: Callable[[bytes], bytes]) -> None:
+    @asynccontextmanager
+    async def open_spoiling(adapter: str) -> AsyncIterator[Worker]:
+        yield Inline(spoil=spoil)
+
+    typist = Typist(engine, after=None)
+    await typist("PUT", DOC)
+    await typist.type("precious")
+    typist.text.clear()  # a deletion changes no version
+    await typist.send()
+    compactor = Compactor(engine, Snapshots(engine, Environment()), Environment(), 1, open_spoiling)
+    with pytest.raises((CompactionError, NotFoundError)):
+        await compactor.compact(ROOT)
+    assert await typist.newest() == "-1"
+    await compactor.aclose()
+    await typist.aclose()
+
+
+async def test_a_failure_is_logged_and_tried_again_when_the_log_has_grown_as_much_again(
+    engine: StorageEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = True
+
+    @asynccontextmanager
+    async def open_sometimes(adapter: str) -> AsyncIterator[Worker]:
+        if broken:
+            raise CompactionError("no process today")
+        yield Inline()
+
+    typist = Typist(engine, after=200, open_worker=open_sometimes)
+    await typist("PUT", DOC)
+    await typist.type("x" * 200)
+    await asyncio.sleep(0.5)
+    assert "no process today" in caplog.text
+    broken = False
+    caplog.clear()
+    await typist.type("few")
+    await asyncio.sleep(0.4)
+    assert await typist.newest() == "-1"
+    await typist.type("y" * 200)
+    await typist.wait_for_snapshot()
+    assert await typist.join() == str(typist.text)
+    assert not caplog.records
+    await typist.aclose()
+
+
+async def test_a_document_that_is_remade_meanwhile_gets_no_snapshot(engine: StorageEngine) -> None:
+    typist = Typist(engine, after=None)
+
+    @asynccontextmanager
+    async def open_slow(adapter: str) -> AsyncIterator[Worker]:
+        yield Inline()
+        await typist("DELETE", DOC)
+        await typist("PUT", DOC)
+
+    await typist("PUT", DOC)
+    await typist.type("old")
+    compactor = Compactor(engine, Snapshots(engine, Environment()), Environment(), 1, open_slow)
+    assert not await compactor.compact(ROOT)
+    assert await typist.newest() == "-1"
+    assert await engine.list(f"{ROOT}/.snapshots/*") == []
+    await compactor.aclose()
+    await typist.aclose()
+
+
+async def test_the_process_makes_the_same_snapshot(engine: StorageEngine) -> None:
+    typist = Typist(engine, after=100, open_worker=open_process)
+    await typist("PUT", DOC)
+    await typist.type("x" * 200)
+    await typist.wait_for_snapshot()
+    assert await typist.join() == str(typist.text)
+    await typist.aclose()
+
+
+async def test_a_process_that_dies_is_a_compaction_error() -> None:
+    async with open_process("nothing") as worker:
+        with pytest.raises(CompactionError, match="ended"):
+            await worker.snapshot()
