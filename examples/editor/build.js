@@ -1,11 +1,11 @@
-// Makes ds_sync/server/web/demo.js, and beside it the licences of what is in it. The versions are those of package-lock.json, so the same
+// Makes ds_sync/server/pages/web/demo.js, and beside it the licences of what is in it. The versions are those of package-lock.json, so the same
 // sources give the same bytes: `npm ci && npm run build`. The first line says of which sources; a test looks whether it is still true.
 import { createHash } from "node:crypto"
 import { readFileSync, readdirSync, writeFileSync } from "node:fs"
 import { build } from "esbuild"
 
 const SOURCES = ["build.js", "device.js", "editor.js", "package-lock.json", "server_copy.js"]
-const WEB = new URL("../../ds_sync/server/web/", import.meta.url)
+const WEB = new URL("../../ds_sync/server/pages/web/", import.meta.url)
 
 const hash = createHash("sha256")
 for (const file of SOURCES) hash.update(readFileSync(new URL(file, import.meta.url)))

@@ -1,4 +1,4 @@
-// The page of `ds-sync serve --demo`: one text, shared by whoever has the address. `npm run build` makes ds_sync/server/web/demo.js of it.
+// The page of `ds-sync serve --demo`: one text, shared by whoever has the address. `npm run build` makes ds_sync/server/pages/web/demo.js of it.
 import { EditorView, basicSetup } from "codemirror"
 import { keymap } from "@codemirror/view"
 import { yCollab, yUndoManagerKeymap } from "y-codemirror.next"

@@ -221,7 +221,7 @@ def test_the_page_is_served_only_when_asked_for(server: ServerProcess) -> None:
 
 
 def test_the_bundle_is_built_from_the_sources_that_are_here() -> None:
-    first, _, _ = (ROOT / "ds_sync" / "server" / "web" / "demo.js").read_text("utf-8").partition("\n")
+    first, _, _ = (ROOT / "ds_sync" / "server" / "pages" / "web" / "demo.js").read_text("utf-8").partition("\n")
     sources = re.search(r"const SOURCES = \[(.*)\]", (ROOT / "examples" / "editor" / "build.js").read_text("utf-8"))
     assert sources is not None
     digest = hashlib.sha256()

@@ -216,8 +216,9 @@ def break_numbers() -> None:
 
 
 def break_doubt() -> None:
-    """An answer 204, "have it already", is believed."""
+    """An answer 204, "have it already", is believed; and nobody looks whether the bytes come back, which would notice it later."""
     append = StreamClient.append
+    LocalDocument.expects = lambda self, digest: False  # type: ignore[method-assign]
 
     async def trusting(self: StreamClient, body: bytes, **options: Any) -> Any:
         return replace(await append(self, body, **options), duplicate=False)

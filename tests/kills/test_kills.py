@@ -57,7 +57,7 @@ def test_a_replica_dies_at_the_very_statement(tmp_path: Path, method: str, state
 )
 def test_what_is_broken_is_caught(tmp_path: Path, broken: str, finding: str) -> None:
     def play_until_caught() -> None:
-        for seed in range(8):
+        for seed in range(16):
             folder = tmp_path / str(seed)
             folder.mkdir()
             try:

@@ -79,7 +79,9 @@ async def receiver() -> AsyncIterator[Receiver]:
     made.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook?x=1"
     yield made
     server.close()
+    await asyncio.sleep(0.01)  # a connection may have been accepted in this very turn
     made.close()
+    await asyncio.sleep(0)
     await server.wait_closed()
 
 
