@@ -258,9 +258,10 @@ def test_server_sent_events_mean_the_same_however_they_are_cut(pieces: list[byte
     read_sse(b"".join(pieces))
 
 
-def test_the_leases_are_live_and_the_marks_take_no_room_of_others(application: asgi_target.AsgiTarget) -> None:
+def test_the_leases_are_live_and_the_marks_take_no_room_of_others(tmp_path: Path) -> None:
+    application = asgi_target.AsgiTarget("memory")  # of its own: drawn requests may close the streams of the other
+    application.open(tmp_path)
     kept, ask = application._leases, application._call
-    kept.prepare(ask)
     statuses = []
     for token in ("{pull-token}", "{late-token}", "nonsense"):
         text = '{"wake_id":"{pull-wake-00000000000000}","generation":{pullgen},"acks":[],"done":true}'
@@ -268,6 +269,7 @@ def test_the_leases_are_live_and_the_marks_take_no_room_of_others(application: a
         filled = kept.fill(raw, ask)
         assert len(filled.partition(b"\r\n\r\n")[2]) == len(text)
         statuses.append(application._runner.run(application._ask(filled)))
+    application.close()
     assert statuses == [200, 409, 401]  # FENCED, and no token of ours
 
 
