@@ -212,6 +212,7 @@ PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "following-states": draw_states,
     "hello": lambda: show_example("hello.py"),
     "other-failures": list_other_failures,
+    "shared-notebook": lambda: show_example("shared_notebook.py"),
     "streams": lambda: show_example("streams.py"),
     "subscription-states": draw_subscription,
     "tail-failures": list_tail_failures,
