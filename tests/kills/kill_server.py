@@ -36,10 +36,21 @@ class UnansweringEngine(SettlingEngine):
     async def transact(self, paths: Sequence[str], decide: Any, *, producer: str | None = None) -> Any:
         result = await super().transact(paths, decide, producer=producer)
         if producer is not None:
-            self.appends += 1
-            if self.appends == self.fatal:
-                die()
+            self._count_append()
         return result
+
+    def submit(self, path: str, decide: Any, done: Any) -> None:
+        def count(result: Any, error: Exception | None) -> None:
+            if error is None:
+                self._count_append()
+            done(result, error)
+
+        super().submit(path, decide, count)
+
+    def _count_append(self) -> None:
+        self.appends += 1
+        if self.appends == self.fatal:
+            die()
 
 
 def die_at(function: str, call: int, statement: int) -> None:

@@ -19,7 +19,7 @@ from ds_sync.protocol.headers import media_type
 from ds_sync.protocol.json_mode import JSON_MEDIA_TYPE
 from ds_sync.testing.client_adapter import reading
 from ds_sync.testing.client_adapter.dynamic import DynamicValue, evaluate
-from ds_sync.testing.client_adapter.refusals import describe_error, refuse
+from ds_sync.testing.client_adapter.refusals import describe_error, refuse, require_texts
 
 Command = Mapping[str, Any]
 Answer = dict[str, Any]
@@ -81,11 +81,12 @@ class Adapter:
         if kind not in self._commands:
             return refuse(kind, "NOT_SUPPORTED", f"no such command: {kind[:80]!r}")
         try:
+            require_texts(command)
             async with asyncio.timeout(COMMAND_SECONDS):
                 return {"type": kind, "success": True, **await self._commands[kind](command)}
         except TimeoutError:
             return refuse(kind, "TIMEOUT", f"the command took longer than {COMMAND_SECONDS} s")
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, OverflowError) as error:
             return refuse(kind, "INVALID_ARGUMENT", f"the command lacks something, or has it in the wrong form: {error!r}")
         except Exception as error:  # the suite waits for a line, whatever it is
             return describe_error(error, command)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ds_sync.exceptions import (
+    ClosedError,
     ConflictError,
     DsSyncError,
     InvalidRequestError,
@@ -22,6 +23,7 @@ from ds_sync.exceptions import (
 ERROR_CODES: Final[tuple[tuple[type[Exception], str], ...]] = (
     (NotFoundError, "NOT_FOUND"),
     (StreamClosedError, "STREAM_CLOSED"),
+    (ClosedError, "STREAM_CLOSED"),
     (SequenceGapError, "SEQUENCE_CONFLICT"),
     (SequenceRegressionError, "SEQUENCE_CONFLICT"),
     (ConflictError, "CONFLICT"),
@@ -43,6 +45,24 @@ SETTINGS: Final[Mapping[str, str]] = {
     "max_delay": "maxDelayMs",
 }
 """Our names of settings, and the suite's; the others are the same."""
+
+
+TEXTS: Final = ("contentType", "data", "expiresAt", "initialValue", "name", "offset", "path", "producerId", "valueType")
+"""Fields of commands that are text wherever they stand."""
+
+
+def require_texts(command: Mapping[str, Any]) -> None:
+    """Raise TypeError if a field that is text, or what `headers` or `items` hold, is something else, or the path is none."""
+    wrong = [name for name in TEXTS if not isinstance(command.get(name) or "", str)]
+    headers, items = command.get("headers") or {}, command.get("items") or []
+    if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
+        wrong.append("headers")
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        wrong.append("items")
+    if isinstance(path := command.get("path", "/"), str) and not path.startswith("/"):
+        wrong.append("path, which begins with a slash")
+    if wrong:
+        raise TypeError(f"not text: {', '.join(wrong)}")
 
 
 def describe_error(error: Exception, command: Mapping[str, Any]) -> dict[str, Any]:

@@ -319,8 +319,10 @@ class World:
             late = self.network.quiet_at - asyncio.get_running_loop().time()
             await asyncio.sleep(max(0.0, late) + (QUIET_SECONDS if going_on else PAUSE_SECONDS))
         await self._strangers.finish()
-        await self._wait_until_synced(holdings)
-        await asyncio.sleep(1.0)
+        # A request of theirs that came last may have ended a stream: whoever follows it has to notice, and make it anew.
+        for _ in range(2):
+            await self._wait_until_synced(holdings)
+            await asyncio.sleep(PAUSE_SECONDS)
 
     async def _wait_until_synced(self, holdings: Iterable[Holding]) -> bool:
         """Return whether nobody said that it can't."""
