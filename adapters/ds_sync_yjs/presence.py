@@ -13,6 +13,7 @@ from pycrdt import Doc
 
 from ds_sync.crdt import Word
 from ds_sync.exceptions import InvalidUpdateError
+from ds_sync.protocol.framing import build_frame, build_varint
 from ds_sync_yjs.wire import Reader, WireError
 
 
@@ -25,10 +26,10 @@ class YjsPresence:
 
     def encode(self, words: Sequence[Word]) -> bytes:
         """Return the update."""
-        parts = [_varint(len(words))]
+        parts = [build_varint(len(words))]
         for word in words:
-            text = json.dumps(word.state, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
-            parts += (_varint(word.client), _varint(word.clock), _varint(len(text)), text)
+            text = json.dumps(word.state, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+            parts += (build_varint(word.client), build_varint(word.clock), build_frame(text.encode()))
         return b"".join(parts)
 
     def decode(self, update: bytes) -> list[Word]:
@@ -45,12 +46,3 @@ def _read_state(reader: Reader) -> Any:
     reader.skip(size)
     text = reader.data[reader.at - size : reader.at]
     return json.loads(text) if text else None
-
-
-def _varint(number: int) -> bytes:
-    head = bytearray()
-    while number >= 0x80:
-        head.append(number & 0x7F | 0x80)
-        number >>= 7
-    head.append(number)
-    return bytes(head)

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import click
@@ -102,22 +103,20 @@ async def _bridge(ends: _Ends, *, once: bool) -> None:
             tasks = [
                 asyncio.ensure_future(work) for work in (stop.wait(), _tell(document, peer), *((_meet(document, peer),) if once else ()))
             ]
-            try:
-                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+            await _until_one_ends(tasks)
             _print(_describe(document, peer))
 
 
 async def _catch_up(document: Document, stop: asyncio.Event) -> None:
     """Read what our server has, if it answers: what the room then says of the same is no news, and not written a second time."""
     tasks = [asyncio.ensure_future(document.synced()), asyncio.ensure_future(stop.wait())]
+    await _until_one_ends(tasks, CATCH_UP_SECONDS)
+
+
+async def _until_one_ends(tasks: Sequence[asyncio.Future[Any]], seconds: float | None = None) -> None:
+    """Wait for the first of them, or for `seconds`; end the others. Raises what it raised."""
     try:
-        done, _ = await asyncio.wait(tasks, timeout=CATCH_UP_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
     finally:

@@ -17,17 +17,21 @@ MAX_FRAME = 256 * 1024 * 1024
 _MAX_VARINT = 5  # bytes: 35 bits hold every length up to MAX_FRAME
 
 
+def build_varint(number: int) -> bytes:
+    """Return a number from 0 on as lib0 spells it: seven bits a byte, lowest first."""
+    if number < 0x80:
+        return bytes((number,))
+    spelled = bytearray()
+    while number >= 0x80:
+        spelled.append(number & 0x7F | 0x80)
+        number >>= 7
+    spelled.append(number)
+    return bytes(spelled)
+
+
 def build_frame(payload: bytes) -> bytes:
     """Return `payload` with its length before it."""
-    length = len(payload)
-    if length < 0x80:
-        return bytes((length,)) + payload
-    head = bytearray()
-    while length >= 0x80:
-        head.append(length & 0x7F | 0x80)
-        length >>= 7
-    head.append(length)
-    return bytes(head) + payload
+    return build_varint(len(payload)) + payload
 
 
 def build_frames(payloads: Iterable[bytes]) -> bytes:

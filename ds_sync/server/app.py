@@ -50,15 +50,15 @@ class Application:
         engine: StorageEngine,
         environment: Environment,
         limits: Limits,
-        policy: TargetPolicy,
-        public_url: str | None = None,
-        compact_after: int | None = None,
-        open_worker: OpenWorker | None = None,
-        gateways: Mapping[str, OpenGateway] | None = None,
-        max_frame: int = MAX_FRAME,
-        inspect: InspectAccess | None = None,
         *,
-        demo: bool = False,
+        policy: TargetPolicy,
+        public_url: str | None,
+        compact_after: int | None,
+        open_worker: OpenWorker | None,
+        gateways: Mapping[str, OpenGateway] | None,
+        max_frame: int,
+        inspect: InspectAccess | None,
+        demo: bool,
     ) -> None:
         self.engine = engine
         self._request_timeout = limits.request_timeout
@@ -277,6 +277,16 @@ def create_app(
     limits = Limits(
         max_body, page_bytes, long_poll_timeout, sse_seconds, retain_bytes, max_streams, request_timeout, keep_updates=keep_updates
     )
-    targets = webhook_targets or TargetPolicy()
-    world = environment or Environment()
-    return Application(engine, world, limits, targets, public_url, compact_after, open_worker, gateways, max_frame, inspect, demo=demo)
+    return Application(
+        engine,
+        environment or Environment(),
+        limits,
+        policy=webhook_targets or TargetPolicy(),
+        public_url=public_url,
+        compact_after=compact_after,
+        open_worker=open_worker,
+        gateways=gateways,
+        max_frame=max_frame,
+        inspect=inspect,
+        demo=demo,
+    )

@@ -99,19 +99,19 @@ class Waiters:
     """Who waits on which path: a commit wakes all of its readers at once."""
 
     def __init__(self) -> None:
-        self._readers: dict[str, set[Reader]] = {}
+        self._readers: dict[str, dict[Reader, None]] = {}  # in the order they came: who waits longest is woken first
         self.stopping = False
         """Live readers should end now."""
 
     @contextmanager
     def waiting(self, path: str, reader: Reader) -> Iterator[None]:
         """Tell `reader` of the commits to `path`."""
-        self._readers.setdefault(path, set()).add(reader)
+        self._readers.setdefault(path, {})[reader] = None
         try:
             yield
         finally:
             readers = self._readers[path]
-            readers.discard(reader)
+            readers.pop(reader, None)
             if not readers:
                 del self._readers[path]
 

@@ -60,18 +60,29 @@ def test_a_failing_run_is_reduced_to_what_it_takes() -> None:
     assert (reduced.scenario.devices, reduced.scenario.documents) == (1, 1)
 
 
-@pytest.mark.parametrize("crdt", ["text", "yjs"])
-def test_a_seed_runs_the_same_in_every_process(crdt: str) -> None:
+REPEATED = """
+import gc, sys
+from ds_sync.testing.simulator.__main__ import main
+junk = [bytearray(1 + number * 37 % 600) for number in range(int(sys.argv.pop(1)))]
+del junk[::3]
+gc.set_threshold(int(sys.argv.pop(1)))
+main()
+"""
+"""Runs seeds in a process whose memory lies in another order."""
+
+
+@pytest.mark.parametrize(("crdt", "seed"), [("text", 17), ("text", 23), ("text", 102), ("yjs", 17)])
+def test_a_seed_runs_the_same_in_every_process(crdt: str, seed: int) -> None:
     traces = [
         subprocess.run(
-            [sys.executable, "-m", "ds_sync.testing.simulator", "--seed", "17", "--crdt", crdt],
+            [sys.executable, "-c", REPEATED, junk, threshold, "--seed", str(seed), "--crdt", crdt],
             env={**os.environ, "PYTHONHASHSEED": hash_seed},
             capture_output=True,
             check=True,
         ).stdout
-        for hash_seed in ("1", "2")
+        for hash_seed, junk, threshold in (("1", "0", "700"), ("2", "1500", "50"), ("3", "4000", "300"))
     ]
-    assert traces[0] == traces[1]
+    assert traces[0] == traces[1] == traces[2]
     assert b"calms down" in traces[0]
 
 

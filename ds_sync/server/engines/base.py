@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from ds_sync.exceptions import GoneError
-from ds_sync.protocol.decisions import Decision, StreamState, StreamView
+from ds_sync.protocol.decisions import Change, Decision, StreamState, StreamView
 from ds_sync.protocol.history import Place, spell_place
 from ds_sync.protocol.offsets import Offset
 
@@ -138,6 +138,26 @@ def require_kept(state: StreamState, after: Place) -> None:
         raise GoneError(
             "what stood here was dropped: read from the beginning of what is left", code="OFFSET_EXPIRED", incarnation=state.incarnation
         )
+
+
+def decide_at_once(
+    paths: Sequence[str],
+    views: Sequence[StreamView],
+    decide: Decide[R],
+    apply: Callable[[str, Change], None],
+    watchers: Sequence[Watcher],
+) -> R:
+    """Decide, apply and tell the watchers in one turn of the event loop: nothing can come between, and an engine in memory needs no more."""
+    decision = decide(views)
+    changed: list[str] = []
+    for path, change in zip(paths, decision.changes, strict=True):
+        if change is not None:
+            apply(path, change)
+            changed.append(path)
+    if changed:
+        for watcher in tuple(watchers):
+            watcher(changed)
+    return decision.result
 
 
 def diverged(state: StreamState) -> GoneError:

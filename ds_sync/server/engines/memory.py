@@ -10,7 +10,7 @@ from ds_sync.exceptions import ClosedError
 from ds_sync.protocol.decisions import Change, StreamState, StreamView
 from ds_sync.protocol.history import START, Place
 from ds_sync.protocol.producer import ProducerState
-from ds_sync.server.engines.base import INTERNAL, Decide, Done, Records, Run, Watcher, diverged, find_owner, require_kept
+from ds_sync.server.engines.base import INTERNAL, Decide, Done, Records, Run, Watcher, decide_at_once, diverged, find_owner, require_kept
 from ds_sync.server.engines.globs import compile_glob
 
 R = TypeVar("R")
@@ -45,15 +45,8 @@ class MemoryEngine:
 
     def _transact(self, paths: Sequence[str], decide: Decide[R]) -> R:
         self._require_open()
-        decision = decide([self._views.get(path) or StreamView(None, {}) for path in paths])
-        changed = [path for path, change in zip(paths, decision.changes, strict=True) if change is not None]
-        for path, change in zip(paths, decision.changes, strict=True):
-            if change is not None:
-                self._apply(path, change)
-        if changed:
-            for watcher in tuple(self._watchers):
-                watcher(changed)
-        return decision.result
+        views = [self._views.get(path) or StreamView(None, {}) for path in paths]
+        return decide_at_once(paths, views, decide, self._apply, self._watchers)
 
     async def read(self, path: str, after: Place | None, limit: int) -> Run:
         """Read from memory."""

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 from ds_sync.exceptions import ClosedError
 from ds_sync.protocol.history import START, Place
 from ds_sync.protocol.state import Change, StreamState, StreamView
-from ds_sync.server.engines.base import Decide, Run, Watcher, diverged
+from ds_sync.server.engines.base import Decide, Run, Watcher, decide_at_once, diverged
 from ds_sync.server.engines.globs import compile_glob
 
 R = TypeVar("R")
@@ -76,15 +76,8 @@ class PresenceEngine:
         """Decide and apply in one turn of the event loop. Producers are not remembered: presence may come twice."""
         self._require_open()
         rings = [self._rings.get(path) for path in paths]
-        decision = decide([StreamView(None if ring is None else ring.state, {}) for ring in rings])
-        changed = [path for path, change in zip(paths, decision.changes, strict=True) if change is not None]
-        for path, change in zip(paths, decision.changes, strict=True):
-            if change is not None:
-                self._apply(path, change)
-        if changed:
-            for watcher in tuple(self._watchers):
-                watcher(changed)
-        return decision.result
+        views = [StreamView(None if ring is None else ring.state, {}) for ring in rings]
+        return decide_at_once(paths, views, decide, self._apply, self._watchers)
 
     async def read(self, path: str, after: Place | None, limit: int) -> Run:
         """Read what is left."""

@@ -359,7 +359,7 @@ class SqliteEngine:
 
     def _publish(self, batch: Sequence[_Commit]) -> None:
         shelf = self._shelf
-        changed: set[str] = set()
+        changed: dict[str, None] = {}
         for commit in batch:
             for step, _ in commit.steps:
                 stream, state = step.stream, step.state
@@ -378,7 +378,7 @@ class SqliteEngine:
                 if step.named is not None:
                     shelf.dirty_producers[stream.id, step.named[0]] = step.named[1]
                 shelf.dirty[stream.id] = stream
-                changed.add(stream.path)
+                changed[stream.path] = None
         for commit in batch:
             commit.tell(None)
         if changed:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import random
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -364,7 +366,7 @@ def run_seed(seed: int, *, subject: Subject | None = None, scenario: Scenario | 
     handler = _LogHandler(trace)
     logger = logging.getLogger("ds_sync")
     propagate = logger.propagate
-    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as name:
+    with _no_collection(), tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as name:
         folder = Path(name)
         (folder / "empty.db").write_bytes(_empty_replica())
         logger.addHandler(handler)
@@ -380,6 +382,18 @@ def run_seed(seed: int, *, subject: Subject | None = None, scenario: Scenario | 
             _end_tasks(loop)
             loop.close()
     return Outcome(seed, tuple(trace.violations), str(trace), len(trace.lines), loop.time(), trace.counts)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Collect no garbage meanwhile: when it happens depends on the machine, and it may end generators, which others would notice."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 async def _run(seed: int, scenario: Scenario, subject: Subject, folder: Path, trace: Trace) -> None:
