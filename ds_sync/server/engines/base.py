@@ -147,7 +147,7 @@ def decide_at_once(
     apply: Callable[[str, Change], None],
     watchers: Sequence[Watcher],
 ) -> R:
-    """Decide, apply and tell the watchers in one turn of the event loop: nothing can come between, and an engine in memory needs no more."""
+    """Decide, apply and tell the watchers in one turn of the event loop: nothing comes between, and an engine in memory needs no more."""
     decision = decide(views)
     changed: list[str] = []
     for path, change in zip(paths, decision.changes, strict=True):
