@@ -55,7 +55,7 @@ class CreateRequest:
     expiry: Expiry = NEVER
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class AppendRequest:
     """A POST (PROTOCOL.md section 5.2): an append, a close, or both."""
 
@@ -79,7 +79,7 @@ class CreateOutcome:
     created: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class AppendOutcome:
     """What to answer a POST."""
 

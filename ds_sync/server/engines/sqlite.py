@@ -324,13 +324,18 @@ class SqliteEngine:
 
     async def _flush(self) -> None:
         shelf = self._shelf
+        written: list[_Commit] = []
+        """Durable, and not told yet: that is done while the next ones are written."""
         try:
             while self._queue or shelf.removable or shelf.trimmable:
                 batch, self._queue = self._queue, []
                 rows = [step.row for commit in batch for step, _ in commit.steps]
+                writing = self._run_writer(write_commit, self._writer, rows) if rows else None
+                self._publish(written)
+                written = []
                 try:
-                    if rows:
-                        await self._run_writer(write_commit, self._writer, rows)
+                    if writing is not None:
+                        await writing
                 except StoreError as error:
                     self._take_back(batch + self._queue, error)
                     self._queue = []
@@ -341,11 +346,15 @@ class SqliteEngine:
                     self._take_back(batch + self._queue, StoreError(f"the commit failed: {error!r}"))
                     self._queue = []
                     continue
-                self._publish(batch)
                 if rows:
                     shelf.last_log = rows[-1][0]
+                due = shelf.last_log - shelf.settled >= self._settle_rows
+                if self._queue and not due:
+                    written = batch
+                    continue
+                self._publish(batch)
                 try:
-                    if shelf.last_log - shelf.settled >= self._settle_rows:
+                    if due:
                         await self._settle()
                     elif (shelf.removable or shelf.trimmable) and not self._queue:
                         await self._remove_some()
