@@ -23,7 +23,7 @@ async def serve(file: str) -> None:
 
 
 async def act(replica: Replica, document: Document, request: dict[str, Any]) -> dict[str, Any]:
-    """Do what `request["do"]` says, and answer with the text and what the server lacks of it."""
+    """Do what `request["do"]` says, and answer with the text and how many edits the server has not acknowledged."""
     text = document.doc.get("body", type=Text)
     match request["do"]:
         case "type":
@@ -37,7 +37,7 @@ async def act(replica: Replica, document: Document, request: dict[str, Any]) -> 
             async with asyncio.timeout(request["seconds"]):
                 await document.synced()
     status = document.status
-    return {"text": str(text), "unsent": status.unsent, "unsaved": status.unsaved, "state": str(status.state)}
+    return {"text": str(text), "unacknowledged": status.unsaved + status.unsent + status.sent}
 
 
 if __name__ == "__main__":

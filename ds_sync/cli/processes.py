@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,14 +22,19 @@ class ChildError(DsSyncError):
     """A process of ours did not do its part."""
 
 
-class Child:
-    """`python -m <module> <arguments>`, which writes JSON lines and may be given some."""
+def run_module(module: str, *arguments: str) -> list[str]:
+    """Return the command that is `python -m <module> <arguments>`."""
+    return [sys.executable, "-m", module, *arguments]
 
-    def __init__(self, name: str, module: str, *arguments: str) -> None:
+
+class Child:
+    """A command, run in `folder` or here, which writes JSON lines and may be given some."""
+
+    def __init__(self, name: str, command: Sequence[str], folder: Path | None = None) -> None:
         self.name = name
         self._errors: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
+            command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, encoding="utf-8"
         )
         self._killed = False
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -56,11 +62,14 @@ class Child:
         return found
 
     def next_line(self, timeout: float = START_SECONDS) -> str:
-        """Return its next line. Raises ChildError if none comes within `timeout` seconds."""
+        """Return its next line. Raises ChildError if none comes within `timeout` seconds, or ever."""
         try:
-            return self._lines.get(timeout=timeout)
+            line = self._lines.get(timeout=timeout)
         except queue.Empty:
             raise ChildError(f"{self.name} said nothing for {timeout:g} s: {self.complaint()}") from None
+        if not line:
+            raise ChildError(f"{self.name} ended: {self.complaint()}")
+        return line
 
     def tell(self, request: dict[str, Any]) -> None:
         """Send one JSON line. Raises ChildError if the process is gone."""
@@ -106,6 +115,7 @@ class Child:
             raise AssertionError("stdout is a pipe")
         for line in self._process.stdout:
             self._lines.put(line)
+        self._lines.put("")  # the end, for who waits
 
 
 class Server:
@@ -124,7 +134,7 @@ class Server:
 
     def start(self) -> None:
         """Start it on the port it had, and return when it serves."""
-        child = Child("the server", "ds_sync.cli.serve", "--port", str(self._port), "--data", str(self._data))
+        child = Child("the server", run_module("ds_sync.cli.serve", "--port", str(self._port), "--data", str(self._data)))
         deadline = time.monotonic() + START_SECONDS
         line = ""
         while not line.startswith("ds-sync serving http://"):

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from ds_sync.cli.processes import Child, ChildError, Server
+from ds_sync.cli.processes import Child, ChildError, Server, run_module
 from ds_sync.cli.replaying.people import Meeting
 from ds_sync.cli.replaying.schedule import Event, draw_schedule
 from ds_sync.cli.replaying.traces import SharedTrace, Trace, load_trace, read_trace
@@ -166,7 +166,7 @@ class Session:
         task = "type" if role == "typist" else "follow"
         file = self.folder / f"{role.replace(' ', '-')}.db"
         arguments = (task, str(file), self.url, self._name, self.crdt, str(self.file))
-        self._children[role] = Child(f"the {role}", "ds_sync.cli.replaying.process", *arguments)
+        self._children[role] = Child(f"the {role}", run_module("ds_sync.cli.replaying.process", *arguments))
         if role == "typist":
             self._give_leave()
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ds_sync.cli.processes import Child, ChildError, Server
+from ds_sync.cli.processes import Child, ChildError, Server, run_module
 from ds_sync.cli.replaying.editors import find_order
 from ds_sync.cli.replaying.relay import Relay, Relays
 from ds_sync.cli.replaying.schedule import SERVER, Event
@@ -158,7 +158,7 @@ class Meeting:
     def _start(self, peer: Peer) -> None:
         url = peer.relay.url if peer.relay is not None else self._url or ""
         arguments = (str(peer.file), url, self._name, self._crdt, str(self.file), json.dumps(peer.people), json.dumps(self._last_first))
-        peer.child = Child(peer.name, "ds_sync.cli.replaying.person", *arguments)
+        peer.child = Child(peer.name, run_module("ds_sync.cli.replaying.person", *arguments))
         peer.child.tell({"until": self._limit()})
 
     def _watch(self, peers: list[Peer], show: Callable[[Peer], None]) -> None:
