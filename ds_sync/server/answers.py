@@ -66,6 +66,15 @@ def build_page(run: Run, offset: str, cursor: str | None, if_none_match: str | N
     return 200, fields, pages.page((state.incarnation, offset, end, "page"), lambda: join_records(state, run.records))
 
 
+def build_silence(run: Run, cursor: str) -> Answer:
+    """Return the answer to a long-poll that has waited for nothing."""
+    if run.state is None:
+        raise AssertionError("only living streams are waited for")
+    fields = build_state_fields(run.state, run.next_offset)
+    fields += [(b"stream-up-to-date", b"true"), (b"stream-cursor", cursor.encode()), (b"cache-control", NO_STORE.encode())]
+    return 204, fields, b""
+
+
 def build_state_fields(state: StreamState, offset: str | None = None) -> HeaderList:
     """Return the headers that say what a stream is; `offset` in the place of its tail."""
     fields: HeaderList = [

@@ -69,7 +69,9 @@ class Application:
         self._under_way = 0
         self._idle: asyncio.Event | None = None
         streams = Streams(engine, environment, limits, self._waiters)
-        self.express = ExpressLane(self, engine, environment, limits, streams.pages) if isinstance(engine, PromptEngine) else None
+        self.express = (
+            ExpressLane(self, engine, environment, limits, streams.pages, self._waiters) if isinstance(engine, PromptEngine) else None
+        )
         """For the HTTP server that runs on the same event loop."""
         self._documents = Documents(engine, streams, environment, limits, compact_after, open_worker)
         doorway = Doorway(

@@ -1,6 +1,6 @@
-"""The express lane: plain reads and appends of streams, answered without a task, a scope and messages between them.
+"""The express lane: plain reads, long-polls and appends of streams, answered without a task, a scope and messages between them.
 
-What waits for news, streams, or is asked for in an unusual way goes through the ASGI application. Both read requests and build answers
+What is asked for in an unusual way, and SSE, go through the ASGI application. Both read requests and build answers
 with the same functions; tests/server/test_express.py holds the answers of both side by side.
 """
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from ds_sync.environment import Environment
 from ds_sync.exceptions import InvalidRequestError
+from ds_sync.protocol import headers as names
 from ds_sync.protocol.decisions import AppendOutcome, AppendRequest, decide_append
 from ds_sync.protocol.state import FRAMED_SUFFIX, Decision, StreamState, StreamView, require_stream
 from ds_sync.server.answers import build_appended, build_page, build_tail
@@ -19,9 +20,10 @@ from ds_sync.server.documents.routes import PRESENCE_MARK
 from ds_sync.server.engines.base import PromptEngine
 from ds_sync.server.front.exchange import PlainRequest, PromptExchange
 from ds_sync.server.front.head import CHUNKED, Head
-from ds_sync.server.live import SharedPages
+from ds_sync.server.live import SharedPages, Waiters
 from ds_sync.server.operation.listing import LIST_PATH
 from ds_sync.server.operation.logs import access, log_request
+from ds_sync.server.polls import PlainPoll, WaitingPoll
 from ds_sync.server.requests import (
     RESERVED,
     STREAM_MOUNT,
@@ -48,12 +50,17 @@ LARGEST_HELD: Final = 64 * 1024
 class ExpressLane:
     """Finds the requests it can answer, for an application and its engine."""
 
-    def __init__(self, app: Application, engine: PromptEngine, environment: Environment, limits: Limits, pages: SharedPages) -> None:
+    def __init__(
+        self, app: Application, engine: PromptEngine, environment: Environment, limits: Limits, pages: SharedPages, waiters: Waiters
+    ) -> None:
         self.app = app
         self.engine = engine
         self.environment = environment
         self.limits = limits
         self.pages = pages
+        self.waiters = waiters
+        self.woken: dict[WaitingPoll, None] = {}
+        """They have heard of a commit, and are answered in the next turn of the event loop."""
         self.held: dict[tuple[str, bytes, str | None], tuple[StreamState, int, bytes, bytes]] = {}
         """By path, query and If-None-Match: the answer to a read (status, head, body), good as long as the state is the very same."""
         self._held_bytes = 0
@@ -71,9 +78,14 @@ class ExpressLane:
                 return None
             if head.method == "GET":
                 asked = parse_read(head.query)
-                if asked.live or path.endswith(FRAMED_SUFFIX):
+                if path.endswith(FRAMED_SUFFIX):
                     return None  # a document's readers are remembered
-                return PlainRead(self, head, path, asked, parse_headers(scope).get("if-none-match"))
+                if_none_match = parse_headers(scope).get("if-none-match")
+                if not asked.live:
+                    return PlainRead(self, head, path, asked, if_none_match)
+                if asked.live == names.LIVE_LONG_POLL and asked.after is not None and not head.length:
+                    return PlainPoll(self, head, path, asked, if_none_match)
+                return None
             if head.method == "POST" and self.limits.retain_bytes is None:
                 return PlainAppend(self, head, path, parse_append(parse_headers(scope)))
         except InvalidRequestError:
@@ -93,10 +105,16 @@ class ExpressLane:
             _, _, head, body = self.held.pop(next(iter(self.held)))
             self._held_bytes -= len(head) + len(body)
 
-    def note(self, head: Head, exchange: PromptExchange, status: int, sent: int, began: float) -> None:
+    def answer_woken(self) -> None:
+        """Answer the long-polls that have heard of a commit."""
+        woken, self.woken = self.woken, {}
+        for poll in woken:
+            poll.answer()
+
+    def note(self, head: Head, exchange: PromptExchange, status: int, sent: int, began: float, *, live: bool = False) -> None:
         """Count and log a request that is done."""
         took = self.environment.monotonic() - began
-        self.app.metrics.note(head.method, status, sent, took, live=False)
+        self.app.metrics.note(head.method, status, sent, took, live=live)
         if access.isEnabledFor(logging.INFO):
             log_request(exchange.build_scope(head), status, sent, took)
 

@@ -75,6 +75,11 @@ class Reader:
         self.changed = True
         self._wake()
 
+    def end(self) -> None:
+        """Be woken for the last time."""
+        self.take = None
+        self.notice()
+
     async def stop(self) -> None:
         """Stop watching."""
         if self._watching is not None:
@@ -95,25 +100,45 @@ class Reader:
         self._hang_up()
 
 
+class Waiting(Protocol):
+    """Who waits for news of a stream."""
+
+    def notice(self) -> None:
+        """There was a commit."""
+        ...
+
+    def end(self) -> None:
+        """Wait no more: the server stops."""
+        ...
+
+
 class Waiters:
     """Who waits on which path: a commit wakes all of its readers at once."""
 
     def __init__(self) -> None:
-        self._readers: dict[str, dict[Reader, None]] = {}  # in the order they came: who waits longest is woken first
+        self._readers: dict[str, dict[Waiting, None]] = {}  # in the order they came: who waits longest is woken first
         self.stopping = False
         """Live readers should end now."""
 
     @contextmanager
-    def waiting(self, path: str, reader: Reader) -> Iterator[None]:
+    def waiting(self, path: str, reader: Waiting) -> Iterator[None]:
         """Tell `reader` of the commits to `path`."""
-        self._readers.setdefault(path, {})[reader] = None
+        self.add(path, reader)
         try:
             yield
         finally:
-            readers = self._readers[path]
-            readers.pop(reader, None)
-            if not readers:
-                del self._readers[path]
+            self.remove(path, reader)
+
+    def add(self, path: str, reader: Waiting) -> None:
+        """Tell `reader` of the commits to `path` from now on."""
+        self._readers.setdefault(path, {})[reader] = None
+
+    def remove(self, path: str, reader: Waiting) -> None:
+        """Tell it no more."""
+        readers = self._readers[path]
+        readers.pop(reader, None)
+        if not readers:
+            del self._readers[path]
 
     def wake(self, paths: Collection[str]) -> None:
         """Wake all who wait for one of `paths`."""
@@ -126,8 +151,7 @@ class Waiters:
         self.stopping = True
         for readers in tuple(self._readers.values()):
             for reader in tuple(readers):
-                reader.take = None
-                reader.notice()
+                reader.end()
 
     def count(self, path: str) -> int:
         """Return how many readers wait for `path`."""

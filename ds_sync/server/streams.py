@@ -28,7 +28,7 @@ from ds_sync.protocol.offsets import BEGINNING
 from ds_sync.protocol.retention import KeepUpdates
 from ds_sync.protocol.sse import EVENT_CONTROL, EVENT_DATA, build_event
 from ds_sync.protocol.state import FRAMED_SUFFIX, Decision, StreamState, StreamView, is_expired, require_stream
-from ds_sync.server.answers import build_appended, build_page, build_state_fields, build_tail, join_records
+from ds_sync.server.answers import build_appended, build_page, build_silence, build_state_fields, build_tail, join_records
 from ds_sync.server.documents.read_positions import ReadPositions
 from ds_sync.server.engines.base import PromptEngine, Run, StorageEngine
 from ds_sync.server.live import Reader, SharedPages, Waiters, find_wire
@@ -263,9 +263,7 @@ class Streams:
         if run.records:
             await self._answer_page(run, offset, moved, scope, send)
             return
-        fields = build_state_fields(state, run.next_offset)
-        fields += [(b"stream-up-to-date", b"true"), (b"stream-cursor", moved.encode()), (b"cache-control", NO_STORE.encode())]
-        await answer(send, 204, fields)
+        await answer(send, *build_silence(run, moved))
 
     async def _follow(self, path: str, after: Place | None, asked: str | None, scope: Scope, receive: Receive, send: Send) -> None:
         now = self._environment.monotonic

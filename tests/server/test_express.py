@@ -21,6 +21,7 @@ from ds_sync.server.engines.sqlite import SqliteEngine
 from ds_sync.server.express import HELD_BYTES, PlainAppend, PlainRead
 from ds_sync.server.front.head import parse_head
 from ds_sync.server.front.http1 import Http1Server
+from ds_sync.server.polls import PlainPoll
 
 pytestmark = pytest.mark.anyio
 
@@ -61,6 +62,9 @@ OFFSETS = (
     f"?offset={5:016}_{7:016}",
     "?offset=-1&offset=now",
     "?live=sse",
+    "?offset=-1&live=long-poll",
+    "?offset=-1&live=long-poll&cursor=999999999",
+    "?offset=now&live=long-poll",
 )
 BODIES = (b"", b"body", b'["a", {"b": 1}]', b"[]", b"\x00\xff" * 100)
 
@@ -113,7 +117,7 @@ class Served:
 @asynccontextmanager
 async def serving(engine: StorageEngine, *, express: bool, max_body: int = 1000) -> AsyncIterator[Served]:
     world = Environment(now=lambda: 1_800_000_000.0, random=random.Random(1))
-    app = create_app(engine, environment=world, max_body=max_body, sse_seconds=0.01)
+    app = create_app(engine, environment=world, max_body=max_body, sse_seconds=0.01, long_poll_timeout=0.01)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen()
@@ -134,7 +138,7 @@ async def ask(port: int, requests: list[bytes]) -> bytes:
     try:
         writer.write(b"".join(requests) + b"GET /nothing HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n")
         async with asyncio.timeout(10):
-            return re.sub(rb"date: [^\r]*\r\n", b"", await reader.read())
+            return re.sub(rb"(?<=\r\n)date: [^\r]*\r\n", b"", await reader.read())
     finally:
         writer.close()
 
@@ -209,7 +213,10 @@ async def test_the_kinds_of_plain_requests() -> None:
         assert kind("POST /v1/stream/s", "transfer-encoding: chunked") is nothing
         assert kind("POST /v1/stream/s", "content-length: 3", "expect: 100-continue") is nothing
         assert kind("POST /v1/stream/s", "content-length: 99999999999") is nothing
-        assert kind("GET /v1/stream/s?offset=-1&live=long-poll") is nothing
+        assert kind("GET /v1/stream/s?offset=-1&live=long-poll") is PlainPoll
+        assert kind("GET /v1/stream/s?offset=-1&live=long-poll", "content-length: 3") is nothing
+        assert kind("GET /v1/stream/s?offset=now&live=long-poll") is nothing
+        assert kind("GET /v1/stream/s?offset=-1&live=sse") is nothing
         assert kind("GET /v1/stream/s?offset=@") is nothing
         assert kind("GET /v1/stream/yjs/a/docs/d/.updates") is nothing
         assert kind("GET /v1/stream/__ds/subscriptions/x") is nothing

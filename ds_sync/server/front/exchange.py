@@ -230,16 +230,23 @@ class Exchange:
 class PromptExchange:
     """One request that is here whole, and its whole answer."""
 
-    __slots__ = ("_connection", "_gone", "last")
+    __slots__ = ("_connection", "_ended", "_gone", "_on_hangup", "last")
 
     complete = True
     started = False
 
     def __init__(self, connection: Connection, *, last: bool) -> None:
         self._connection = connection
+        self._ended = False
         self._gone = False
+        self._on_hangup: Callable[[], None] | None = None
         self.last = last
         """The connection ends with this answer."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop of the connection."""
+        return self._connection.loop
 
     def reply(self, head: bytes, body: bytes) -> None:
         """Answer: `head` is the first line and all headers but those of the connection."""
@@ -260,13 +267,30 @@ class PromptExchange:
         """Return the request as an ASGI application would see it."""
         return self._connection.build_scope(head)
 
+    def on_hangup(self, call: Callable[[], None]) -> None:
+        """Call `call` when the client sends nothing more, or is gone."""
+        self._on_hangup = call
+
+    def pass_on(self) -> None:
+        """Have the application answer after all."""
+        exchange = self._connection.pass_on(self)
+        if exchange is not None and self._ended:
+            exchange.end_input()
+        if exchange is not None and self._gone:
+            exchange.hang_up()
+
     def end_input(self) -> None:
         """The client sends nothing more."""
+        self._ended = True
         self.last = True
+        if self._on_hangup is not None:
+            self._on_hangup()
 
     def hang_up(self) -> None:
         """Nobody is there any more."""
         self._gone = True
+        if self._on_hangup is not None:
+            self._on_hangup()
 
 
 class PlainRequest(Protocol):

@@ -273,6 +273,15 @@ class Connection(asyncio.Protocol):
         if self._buffer and not self._advancing:
             self.read_on()
 
+    def pass_on(self, prompt: PromptExchange) -> Exchange | None:
+        """Have the application answer the request under way, which has no body; None if it is under way no more."""
+        if self._exchange is not prompt or self._head is None:
+            return None
+        exchange = self._exchange = Exchange(self, self._head)
+        exchange.complete = True
+        self._task = self.loop.create_task(exchange.run())
+        return exchange
+
     def build_scope(self, head: Head) -> Scope:
         """Return a request as an ASGI application sees it."""
         return {
