@@ -56,7 +56,7 @@ def apply_change(before: Subscription | None, record: bytes) -> Subscription:
             {path: _require_tail(tail) for path, tail in snapshot.items()},
         )
     config = known["config"]
-    return Subscription(
+    after = Subscription(
         id=known["id"],
         uid=known["uid"],
         created_at=known["created_at"],
@@ -69,6 +69,25 @@ def apply_change(before: Subscription | None, record: bytes) -> Subscription:
         not_before=known["not_before"],
         failing=known["failing"],
     )
+    _require_sound(after)
+    return after
+
+
+def _require_sound(sub: Subscription) -> None:
+    """Raise ValueError for a value that would only fail later, where others would be hurt."""
+    config, wake = sub.config, sub.wake
+    texts = [sub.id, sub.uid, sub.created_at, sub.base_url, *config.streams]
+    texts += [text for text in (config.pattern, config.webhook_url, config.wake_stream, config.description) if text is not None]
+    counts, times = [sub.generation, sub.failures, config.lease_ttl_ms], [sub.not_before]
+    if wake is not None:
+        texts += [wake.id] if wake.holder is None else [wake.id, wake.holder]
+        counts.append(wake.attempts)
+        times.append(wake.due)
+    whole = all(isinstance(count, int) for count in counts) and all(isinstance(time, (int, float)) for time in times)
+    if not whole or not all(isinstance(text, str) for text in texts):
+        raise ValueError("a value of the wrong kind")
+    if (config.webhook_url is None) is sub.is_webhook or (config.wake_stream is None) is not sub.is_webhook:
+        raise ValueError("it says two things of what kind it is")
 
 
 def _spell(sub: Subscription) -> dict[str, Any]:
@@ -111,6 +130,8 @@ def _parse_tail(value: Any) -> Tail | None:
 
 def _require_tail(value: Any) -> Tail:
     incarnation, offset = value
+    if not isinstance(incarnation, str):
+        raise ValueError("a value of the wrong kind")
     return Tail(incarnation, parse_place(offset))
 
 

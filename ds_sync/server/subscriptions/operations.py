@@ -37,14 +37,16 @@ class Subscriptions:
         self._policy = policy
 
     def get(self, name: str) -> Entry:
-        """Return the subscription. Raises NotFoundError (SUBSCRIPTION_NOT_FOUND)."""
+        """Return the subscription. Raises NotFoundError (SUBSCRIPTION_NOT_FOUND), ConflictError (SUBSCRIPTION_DAMAGED)."""
         entry = self._wakes.entries.get(name)
+        if name in self._wakes.damaged:
+            raise ConflictError("the server can't read this subscription: DELETE it, or PUT it anew", code="SUBSCRIPTION_DAMAGED")
         if entry is None or entry.gone:
             raise NotFoundError("there is no such subscription", code="SUBSCRIPTION_NOT_FOUND")
         return entry
 
     async def create(self, name: str, config: Config, base_url: str) -> tuple[Entry, bool]:
-        """Return the subscription, and whether it is new: it begins at the tails of the streams there are.
+        """Return the subscription, and whether it is new: it begins at the tails of the streams there are. A damaged one is replaced.
 
         Raises ConflictError (SUBSCRIPTION_ALREADY_EXISTS), InvalidRequestError (WEBHOOK_URL_REJECTED), RateLimitedError.
         """
@@ -73,11 +75,12 @@ class Subscriptions:
                     matching = await wakes.tails(await wakes.find_matching(sub))
                     sub = machine.link_streams(sub, matching, explicit=False)
                     sub = machine.link_streams(sub, await wakes.tails(config.streams), explicit=True)
-                    entry.kept = await wakes.shelf.create(sub)
+                    entry.kept = await wakes.shelf.create(sub, wakes.damaged.get(name))
                 except BaseException:
                     entry.gone = True
                     wakes.index.remove(entry)
                     raise
+                wakes.damaged.pop(name, None)
                 wakes.add(entry)
         wakes.tend_soon(entry)
         if entry.sub.config != config:
@@ -86,6 +89,11 @@ class Subscriptions:
 
     async def delete(self, name: str) -> None:
         """End a subscription and what it has under way; none of that name is fine."""
+        if name in self._wakes.damaged:
+            async with self._wakes.creating:
+                if name in self._wakes.damaged:
+                    await self._wakes.shelf.delete(name)
+                    del self._wakes.damaged[name]
         entry = self._wakes.entries.get(name)
         if entry is None:
             return

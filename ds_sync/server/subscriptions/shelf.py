@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from ds_sync.exceptions import ConflictError, CorruptFileError, StoreError
 from ds_sync.protocol.decisions import Change, Decision, StreamState, StreamView, append_record
@@ -45,17 +45,34 @@ class Kept:
     """Bytes of the history's first record."""
 
 
+class Damage(NamedTuple):
+    """What is wrong with a subscription that can't be read."""
+
+    reason: str
+    incarnation: str | None
+    """Of the stream that holds it: what may be written over."""
+
+
 class SubscriptionShelf:
     """The subscriptions and secrets of one engine."""
 
     def __init__(self, engine: StorageEngine) -> None:
         self._engine = engine
 
-    async def load_all(self) -> list[Kept]:
-        """Return all of them. Raises CorruptFileError if one can't be read."""
-        paths = await self._engine.list(f"{FOLDER}**")
-        found = [await self.load(path.removeprefix(FOLDER)) for path in paths]
-        return [kept for kept in found if kept is not None]
+    async def load_all(self) -> tuple[list[Kept], dict[str, Damage]]:
+        """Return all of them, and by name what is wrong with those that can't be read. Raises StoreError."""
+        found: list[Kept] = []
+        damaged: dict[str, Damage] = {}
+        for path in await self._engine.list(f"{FOLDER}**"):
+            name = path.removeprefix(FOLDER)
+            try:
+                kept = await self.load(name)
+            except CorruptFileError as error:
+                state = (await self._engine.read(path, None, 0)).state
+                damaged[name] = Damage(str(error), None if state is None else state.incarnation)
+            else:
+                found += [] if kept is None else [kept]
+        return found, damaged
 
     async def load(self, name: str) -> Kept | None:
         """Return one of them, or None. Raises CorruptFileError."""
@@ -72,18 +89,19 @@ class SubscriptionShelf:
                 first = first or len(record)
             after = run.end
             if run.up_to_date:
-                if sub is None:
-                    raise CorruptFileError(f"the subscription {name!r} is empty")
+                if sub is None or sub.id != name:
+                    found = "empty" if sub is None else f"that of {sub.id!r}"
+                    raise CorruptFileError(f"the record of the subscription {name!r} is {found}")
                 return Kept(sub, run.state, first)
 
-    async def create(self, sub: Subscription) -> Kept:
-        """Store a new one, and return it; or the one of that name, if there is one."""
+    async def create(self, sub: Subscription, damage: Damage | None = None) -> Kept:
+        """Store a new one, and return it; or the one of that name, if there is one. What has the `damage` is written over."""
         record = build_change(None, sub)
         made = _begin(record)
 
         def decide(views: Sequence[StreamView]) -> Decision[bool]:
             state = views[0].state
-            free = state is None or state.deleted
+            free = state is None or state.deleted or (damage is not None and state.incarnation == damage.incarnation)
             return Decision(free, (Change(made, record, fresh=True) if free else None,))
 
         if await self._engine.transact((FOLDER + sub.id,), decide):

@@ -22,7 +22,7 @@ from ds_sync.protocol.subscription import MAX_WAKE_STREAMS, Event, Phase, Step, 
 from ds_sync.protocol.subscription_records import build_event
 from ds_sync.server.engines.base import INTERNAL, StorageEngine
 from ds_sync.server.subscriptions.index import Entry, SubscriptionIndex
-from ds_sync.server.subscriptions.shelf import SubscriptionShelf
+from ds_sync.server.subscriptions.shelf import Damage, SubscriptionShelf
 from ds_sync.server.subscriptions.signing import Signer
 from ds_sync.server.subscriptions.views import build_delivery
 from ds_sync.server.subscriptions.webhooks import Webhooks
@@ -45,6 +45,8 @@ class Wakes:
         self.shelf = SubscriptionShelf(engine)
         self.entries: dict[str, Entry] = {}
         """By name."""
+        self.damaged: dict[str, Damage] = {}
+        """By name: what was set aside because it can't be read, and is at rest."""
         self.index = SubscriptionIndex()
         self.creating = asyncio.Lock()
         """Held while subscriptions are loaded, or a new one is made."""
@@ -53,16 +55,21 @@ class Wakes:
         self._signer: Signer | None = None
 
     async def start(self) -> None:
-        """Load all subscriptions, and wake those with something to do. Further calls do nothing. Raises StoreError."""
+        """Load all subscriptions, and wake those with something to do. Further calls do nothing. Raises StoreError.
+
+        What can't be read is set aside, and an error in the log names it.
+        """
         if self._started:
             return
         async with self.creating:
             if self._started or self._closed:
                 return
             if not self._loaded:
-                entries = [Entry(kept) for kept in await self.shelf.load_all()]
+                found, self.damaged = await self.shelf.load_all()
                 self._loaded = True
-                for entry in entries:
+                for damage in self.damaged.values():
+                    log.error("%s. It is set aside: DELETE or PUT it", damage.reason)
+                for entry in map(Entry, found):
                     self.add(entry)
                     entry.touched.update(entry.sub.links)
             for number, path in enumerate(await self._engine.list("**") if self.entries else (), 1):

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from ds_sync.exceptions import StorageFullError
 from ds_sync.protocol import subscription as machine
+from ds_sync.protocol.decisions import Change, Decision, append_record
 from ds_sync.server.app import create_app
 from ds_sync.server.engines.memory import MemoryEngine
 from ds_sync.server.subscriptions import wakes
@@ -383,3 +384,41 @@ def test_the_index_knows_whom_a_path_concerns() -> None:
     assert (index.find("a/x"), index.find("b"), index.find("c")) == ((one,), (), ())
     index.remove(one)
     assert not index
+
+
+async def test_a_damaged_one_is_set_aside_and_the_others_work(open_durable: OpenService, caplog: pytest.LogCaptureFixture) -> None:
+    first = await open_durable()
+    for name in ("good", "bad", "worse"):
+        await first.subscribe(name, type="pull-wake", pattern="events/*", wake_stream=f"wakes/{name}")
+    for name in ("bad", "worse"):
+        path = FOLDER + name
+        state = (await first.engine.read(path, None, 0)).state
+        assert state is not None
+        change = Change(append_record(state, b"nonsense"), b"nonsense")
+        await first.engine.transact((path,), lambda views, change=change: Decision(None, (change,)))  # type: ignore[misc]
+    await first.aclose()
+
+    caplog.set_level(logging.ERROR)
+    again = await open_durable()
+    await again.append("events/a")
+    assert (await again.ask("POST", "__ds/subscriptions/good/claim", {"worker": "w"}))[0] == 200
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert "'bad' is damaged: JSONDecodeError" in said[0]
+    for method, action, body in (("GET", "", None), ("POST", "/claim", {"worker": "w"}), ("POST", "/streams", {"streams": ["a"]})):
+        status, _, answer = await again.ask(method, f"__ds/subscriptions/bad{action}", body)
+        assert (status, answer["error"]["code"]) == (409, "SUBSCRIPTION_DAMAGED")
+
+    assert (await again.ask("DELETE", "__ds/subscriptions/bad"))[0] == 204
+    assert (await again.ask("GET", "__ds/subscriptions/bad"))[2]["error"]["code"] == "SUBSCRIPTION_NOT_FOUND"
+    made = await again.subscribe("worse", type="pull-wake", pattern="events/*", wake_stream="wakes/worse")
+    await again.append("events/b")
+    _, _, claimed = await again.ask("POST", "__ds/subscriptions/worse/claim", {"worker": "w"})
+    assert [stream["path"] for stream in claimed["streams"] if stream["has_pending"]] == ["events/b"]  # of events/a it begins at the tail
+    await again.aclose()
+
+    caplog.clear()
+    third = await open_durable()
+    assert (await third.ask("GET", "__ds/subscriptions/bad"))[0] == 404
+    assert (await third.ask("GET", "__ds/subscriptions/worse"))[2]["created_at"] == made["created_at"]
+    assert caplog.records == []
