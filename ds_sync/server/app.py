@@ -36,6 +36,7 @@ from ds_sync.server.subscriptions.routes import SubscriptionRoutes
 from ds_sync.server.subscriptions.targets import TargetPolicy
 from ds_sync.server.subscriptions.wakes import Wakes
 from ds_sync.server.subscriptions.webhooks import Webhooks
+from ds_sync.server.sweeping import Sweeper
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ class Application:
             self._pages[b"demo"] = Demo().serve
         self._wakes = Wakes(engine, environment, Webhooks(policy))
         self._unwatch_wakes = engine.watch(self._wakes.notice)
+        self._sweeper = Sweeper(engine, environment)
         subscriptions = Subscriptions(self._wakes, environment, policy)
         self._subscriptions = SubscriptionRoutes(subscriptions, self._wakes, max_body=limits.max_body, public_url=public_url)
         self._handlers: dict[str, Handler] = {
@@ -111,8 +113,12 @@ class Application:
                 await self._gateways.serve(scope, receive, send)
 
     async def start(self) -> None:
-        """Wake the subscriptions that have something to do. Without it they are woken by the first request on one. Raises StoreError."""
+        """Wake the subscriptions that have something to do, and begin to end expired streams. Raises StoreError.
+
+        Without it subscriptions are woken by the first request on one, and an expired stream is ended when it is asked for.
+        """
         await self._wakes.start()
+        await self._sweeper.start()
 
     async def drain(self, seconds: float) -> bool:
         """End the live readers, wait up to `seconds` for the requests under way; return whether all are done."""
@@ -133,6 +139,7 @@ class Application:
         self._unwatch_wakes()
         if self._inspector is not None:
             self._inspector.close()
+        await self._sweeper.aclose()
         await self._gateways.aclose()
         await self._wakes.aclose()
         await self._documents.aclose()
