@@ -1,10 +1,9 @@
 """examples/offline_provider.js: the official provider with what it drops kept."""
 
 import asyncio
-import json
 import shutil
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +22,13 @@ from ds_sync.server.engines.sqlite import SqliteEngine
 from ds_sync.testing.asgi_transport import AsgiTransport
 from ds_sync.testing.inline_worker import open_inline
 from ds_sync.testing.server_process import ServerProcess
+from tests.interop.peers import HERE, SECONDS, NodePeer, node_peer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.interop]
 
-HERE = Path(__file__).parent
-MODULE = HERE.parent.parent / "examples" / "offline_provider.js"
-SECONDS = 40.0
+MODULE = HERE.parents[1] / "examples" / "offline_provider.js"
 
-Order = Callable[..., Any]
-Join = Callable[[ServerProcess], AbstractAsyncContextManager[Order]]
+Join = Callable[[ServerProcess], AbstractAsyncContextManager[NodePeer]]
 
 
 @pytest.fixture
@@ -44,27 +41,8 @@ def join(node: str, tmp_path: Path) -> Join:
     for file in (MODULE, HERE / "offline-peer.mjs"):
         shutil.copy(file, folder)
 
-    @asynccontextmanager
-    async def start(server: ServerProcess) -> AsyncIterator[Order]:
-        pipe = asyncio.subprocess.PIPE
-        command = (node, "offline-peer.mjs", f"{server.url}/v1/yjs/notes", "a", "sse")
-        process = await asyncio.create_subprocess_exec(*command, cwd=folder, stdin=pipe, stdout=pipe)
-        assert process.stdin is not None
-        assert process.stdout is not None
-        orders, answers = process.stdin, process.stdout
-
-        async def order(name: str, **options: Any) -> Any:
-            orders.write(json.dumps({"order": name, **options}).encode() + b"\n")
-            line = await asyncio.wait_for(answers.readline(), SECONDS)
-            assert line, f"the JavaScript side ended during {name}, code {await process.wait()}"
-            return json.loads(line)["answer"]
-
-        try:
-            yield order
-        finally:
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
+    def start(server: ServerProcess) -> AbstractAsyncContextManager[NodePeer]:
+        return node_peer(node, "offline-peer.mjs", f"{server.url}/v1/yjs/notes", "a", "sse", folder=folder)
 
     return start
 

@@ -1,11 +1,9 @@
 """The official JavaScript provider, unmodified, on document URLs: nothing that it sent, or still holds a connection for, is lost."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -13,12 +11,11 @@ from pycrdt import Text
 
 from ds_sync import Replica
 from ds_sync.testing.server_process import ServerProcess
+from tests.interop.peers import NodePeer, node_peer, python_sees
 
 pytestmark = [pytest.mark.anyio, pytest.mark.interop]
 
-HERE = Path(__file__).parent
 MODES = ("sse", "long-poll")
-SECONDS = 40.0
 
 
 @pytest.fixture
@@ -27,39 +24,8 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
         yield process
 
 
-class Provider:
-    """tests/interop/provider-peer.mjs, running."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-
-    async def __call__(self, order: str, **options: Any) -> Any:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"order": order, **options}).encode() + b"\n")
-        line = await asyncio.wait_for(self._process.stdout.readline(), SECONDS)
-        assert line, f"the JavaScript side ended during {order}, code {await self._process.wait()}"
-        return json.loads(line)["answer"]
-
-
-@asynccontextmanager
-async def provider(node: str, server: ServerProcess, document: str = "a", live: str = "sse") -> AsyncIterator[Provider]:
-    process = await asyncio.create_subprocess_exec(
-        node,
-        "provider-peer.mjs",
-        f"{server.url}/v1/yjs/notes",
-        document,
-        live,
-        cwd=HERE,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    try:
-        yield Provider(process)
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+def provider(node: str, server: ServerProcess, document: str = "a", live: str = "sse") -> AbstractAsyncContextManager[NodePeer]:
+    return node_peer(node, "provider-peer.mjs", f"{server.url}/v1/yjs/notes", document, live)
 
 
 async def fresh_text(node: str, server: ServerProcess, document: str = "a") -> str:
@@ -107,21 +73,13 @@ async def test_two_providers_and_a_replica_edit_one_document(node: str, server: 
         assert await one("type", text="one ")
         assert await two("see", text="one ")
         await asyncio.wait_for(note.synced(), 20)
-        await _seen(text, "one ")
+        await python_sees(text, "one ")
         text += "two "
         assert await one("see", text="one two ")
         assert await two("see", text="one two ")
         await two("remove", at=0, count=4)
         assert await one("see", text="two ")
-        await _seen(text, "two ")
-
-
-async def _seen(text: Text, wanted: str) -> None:
-    for _ in range(1000):
-        if str(text) == wanted:
-            return
-        await asyncio.sleep(0.02)
-    assert str(text) == wanted
+        await python_sees(text, "two ")
 
 
 async def test_a_server_that_is_killed_while_somebody_types_loses_nothing_it_was_told(

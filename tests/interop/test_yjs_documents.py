@@ -1,7 +1,5 @@
 """A Replica and a Yjs document on the official JavaScript client, in one stream."""
 
-import asyncio
-import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,12 +13,11 @@ from ds_sync import Replica
 from ds_sync.client.stream import StreamClient
 from ds_sync.protocol.framing import parse_frames
 from ds_sync.testing.server_process import ServerProcess
+from tests.interop.peers import NodePeer, node_peer, python_sees
 
 pytestmark = [pytest.mark.anyio, pytest.mark.interop]
 
-HERE = Path(__file__).parent
 MODES = ("sse", "long-poll")
-SECONDS = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +29,12 @@ def server() -> Iterator[ServerProcess]:
 class Peer:
     """tests/interop/yjs-peer.mjs, running."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: NodePeer) -> None:
         self._process = process
 
     async def edit(self, **edit: list[Any]) -> str:
         """Make the edit; return the text after it, once the server has acknowledged it."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(edit).encode() + b"\n")
+        self._process.tell(**edit)
         return str(await self._next("stored"))
 
     async def see(self, text: str) -> None:
@@ -47,39 +43,15 @@ class Peer:
             pass
 
     async def _next(self, kind: str) -> str:
-        assert self._process.stdout is not None
-        while line := await asyncio.wait_for(self._process.stdout.readline(), SECONDS):
-            if kind in (fact := json.loads(line)):
-                return str(fact[kind])
-        raise AssertionError(f"the JavaScript side ended without {kind!r}, code {await self._process.wait()}")
+        while kind not in (fact := await self._process.hear()):
+            pass
+        return str(fact[kind])
 
 
 @asynccontextmanager
 async def javascript(node: str, url: str, live: str) -> AsyncIterator[Peer]:
-    process = await asyncio.create_subprocess_exec(
-        node, "yjs-peer.mjs", url, live, cwd=HERE, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-    )
-    try:
+    async with node_peer(node, "yjs-peer.mjs", url, live) as process:
         yield Peer(process)
-        assert process.stdin is not None
-        process.stdin.close()
-        assert await asyncio.wait_for(process.wait(), SECONDS) == 0
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-async def python_sees(text: Text, wanted: str) -> None:
-    changed = asyncio.Event()
-    subscription = text.observe(lambda event: changed.set())
-    try:
-        async with asyncio.timeout(SECONDS):
-            while str(text) != wanted:
-                changed.clear()
-                await changed.wait()
-    finally:
-        text.unobserve(subscription)
 
 
 def updates_url(server: ServerProcess, document: str) -> str:

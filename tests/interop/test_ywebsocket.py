@@ -12,11 +12,9 @@ from pycrdt import Text
 
 from ds_sync import Replica
 from ds_sync.testing.server_process import ServerProcess
+from tests.interop.peers import SECONDS, NodePeer, node_peer, python_sees
 
 pytestmark = [pytest.mark.anyio, pytest.mark.interop]
-
-HERE = Path(__file__).parent
-SECONDS = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -28,52 +26,27 @@ def server() -> Iterator[ServerProcess]:
 class Peer:
     """tests/interop/ywebsocket-peer.mjs, running."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: NodePeer) -> None:
         self._process = process
 
     async def run(self, code: str) -> Any:
         """Run the body of an async JavaScript function; return what it returns."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"run": code}).encode() + b"\n")
-        answer = json.loads(await asyncio.wait_for(self._process.stdout.readline(), SECONDS))
+        self._process.tell(run=code)
+        answer = await self._process.hear()
         assert "error" not in answer, answer["error"]
         return answer["result"]
 
 
 @asynccontextmanager
 async def javascript(node: str, server: ServerProcess) -> AsyncIterator[Peer]:
-    url = f"{server.url.replace('http', 'ws', 1)}/v1/ws/default"
-    process = await asyncio.create_subprocess_exec(
-        node, "ywebsocket-peer.mjs", url, cwd=HERE, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=2**24
-    )
-    try:
+    async with node_peer(node, "ywebsocket-peer.mjs", f"{server.url.replace('http', 'ws', 1)}/v1/ws/default") as process:
         yield Peer(process)
-        assert process.stdin is not None
-        process.stdin.close()
-        assert await asyncio.wait_for(process.wait(), SECONDS) == 0
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
 
 
 @pytest.fixture
 async def peer(node: str, server: ServerProcess) -> AsyncIterator[Peer]:
     async with javascript(node, server) as made:
         yield made
-
-
-async def python_sees(text: Text, wanted: str) -> None:
-    changed = asyncio.Event()
-    subscription = text.observe(lambda event: changed.set())
-    try:
-        async with asyncio.timeout(SECONDS):
-            while str(text) != wanted:
-                changed.clear()
-                await changed.wait()
-    finally:
-        text.unobserve(subscription)
 
 
 async def test_edits_of_all_shared_types_go_both_ways(peer: Peer) -> None:

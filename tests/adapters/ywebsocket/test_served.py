@@ -12,6 +12,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from ds_sync.testing.server_process import ServerProcess
+from tests.interop.peers import python_sees
 
 pytestmark = pytest.mark.anyio
 
@@ -51,18 +52,6 @@ def room_url(server: ServerProcess, room: str) -> str:
     return f"{server.url.replace('http', 'ws', 1)}/v1/ws/default/{room}"
 
 
-async def sees(text: Text, wanted: str) -> None:
-    changed = asyncio.Event()
-    subscription = text.observe(lambda event: changed.set())
-    try:
-        async with asyncio.timeout(SECONDS):
-            while str(text) != wanted:
-                changed.clear()
-                await changed.wait()
-    finally:
-        text.unobserve(subscription)
-
-
 async def test_providers_of_pycrdt(server: ServerProcess) -> None:
     url = room_url(server, "pycrdt")
     async with connect(url, max_size=None) as one, connect(url, max_size=None) as two:
@@ -70,9 +59,9 @@ async def test_providers_of_pycrdt(server: ServerProcess) -> None:
         bob: Doc[Any] = Doc()
         async with Provider(ann, Wire(one)), Provider(bob, Wire(two)):
             theirs = bob.get("body", type=Text)
-            await sees(theirs, "before ")
+            await python_sees(theirs, "before ")
             theirs += "after é😀"
-            await sees(ann.get("body", type=Text), "before after é😀")
+            await python_sees(ann.get("body", type=Text), "before after é😀")
 
 
 async def test_pings_are_answered_and_large_frames_taken(server: ServerProcess) -> None:
@@ -113,7 +102,7 @@ async def test_a_server_that_ends_says_so_and_loses_nothing(tmp_path: Path) -> N
         async with connect(url) as socket:
             fresh: Doc[Any] = Doc()
             async with Provider(fresh, Wire(socket)):
-                await sees(fresh.get("body", type=Text), "kept")
+                await python_sees(fresh.get("body", type=Text), "kept")
 
 
 async def test_a_socket_that_never_reads_is_cut_off_without_hurting_the_room(server: ServerProcess) -> None:
