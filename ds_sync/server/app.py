@@ -91,6 +91,7 @@ class Application:
         self._wakes = Wakes(engine, environment, Webhooks(policy))
         self._unwatch_wakes = engine.watch(self._wakes.notice)
         self._sweeper = Sweeper(engine, environment)
+        self.metrics.gateways, self.metrics.wakes = self._gateways, self._wakes
         subscriptions = Subscriptions(self._wakes, environment, policy)
         self._subscriptions = SubscriptionRoutes(subscriptions, self._wakes, max_body=limits.max_body, public_url=public_url)
         self._handlers: dict[str, Handler] = {

@@ -13,6 +13,7 @@ from urllib.parse import unquote_to_bytes
 from ds_sync.server.gateway import Doorway, Gateway, OpenGateway
 from ds_sync.server.responses import Receive, Scope, Send
 from ds_sync.server.streams import raw_path
+from ds_sync.server.traffic import Traffic
 
 GROUP: Final = "ds_sync.gateways"
 
@@ -43,6 +44,18 @@ class Gateways:
         self._stopping = False
         self._talking: Counter[str] = Counter()
         """Conversations under way, by service and path."""
+        self.traffic = Traffic()
+        """Of all conversations."""
+
+    @property
+    def conversations(self) -> int:
+        """How many are under way."""
+        return self._talking.total()
+
+    @property
+    def topics(self) -> int:
+        """How many documents they are about: rooms with somebody in them."""
+        return len(self._talking)
 
     def count(self, service: str, path: str) -> int:
         """Return how many clients talk about the document."""
@@ -62,7 +75,7 @@ class Gateways:
         topic = _topic(rest)
         self._talking[topic] += 1
         try:
-            await gateway.serve(scope, receive, send)
+            await gateway.serve(*self.traffic.watch(scope, receive, send))
         finally:
             self._talking[topic] -= 1
             if not self._talking[topic]:

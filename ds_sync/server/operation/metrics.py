@@ -8,17 +8,22 @@ from __future__ import annotations
 import os
 import shutil
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from ds_sync import __version__
+from ds_sync.protocol.subscription import Event, Phase
 from ds_sync.server.engines.base import StorageEngine
 from ds_sync.server.live import Waiters
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
     from prometheus_client.registry import CollectorRegistry
+
+    from ds_sync.server.gateways import Gateways
+    from ds_sync.server.subscriptions.wakes import Wakes
 
 METRICS_PATH: Final = b"/metrics"
 
@@ -29,6 +34,10 @@ BOUNDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5
 
 METHODS: Final = frozenset(("GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS"))
 """What is told apart; anybody can make up more."""
+
+
+OUTCOMES: Final = (Event.FINISHED, Event.ACCEPTED, Event.REFUSED, Event.CUT, Event.SILENT)
+"""Of the delivery of a webhook."""
 
 
 class Front(Protocol):
@@ -61,10 +70,15 @@ class Times:
 
 
 class Metrics:
-    """The numbers of one application. `front` and `file` are told by whoever starts the server, if there are such."""
+    """The numbers of one application. `front` and `file` are told by whoever starts the server, if there are such.
+
+    `gateways` and `wakes` are the application's.
+    """
 
     def __init__(self, engine: StorageEngine, waiters: Waiters) -> None:
         self.front: Front | None = None
+        self.gateways: Gateways | None = None
+        self.wakes: Wakes | None = None
         self.file: Path | None = None
         """The engine's, for its size and the space beside it."""
         self.under_way = 0
@@ -125,8 +139,49 @@ class Metrics:
         yield GaugeMetricFamily("ds_sync_requests_under_way", "Requests that are not answered to their end.", self.under_way)
         yield GaugeMetricFamily("ds_sync_live_readers", "Long-polls and SSE answers that wait for news of streams.", len(self._waiters))
         yield GaugeMetricFamily("ds_sync_streams", "Living streams.", self._engine.count())
+        yield from self._collect_sockets()
+        yield from self._collect_subscriptions()
         yield from self._collect_front()
         yield from self._collect_file()
+
+    def _collect_sockets(self) -> Iterable[Metric]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        if self.gateways is not None:
+            traffic = self.gateways.traffic
+            yield GaugeMetricFamily("ds_sync_websockets", "Open WebSocket connections.", self.gateways.conversations)
+            yield GaugeMetricFamily("ds_sync_websocket_rooms", "Documents that somebody has open by WebSocket.", self.gateways.topics)
+            messages = CounterMetricFamily("ds_sync_websocket_messages", "Messages on WebSockets.", labels=("direction",))
+            size = CounterMetricFamily("ds_sync_websocket_bytes", "Bytes of messages on WebSockets.", labels=("direction",))
+            for direction, count, length in (
+                ("in", traffic.received, traffic.received_bytes),
+                ("out", traffic.sent, traffic.sent_bytes),
+            ):
+                messages.add_metric((direction,), count)
+                size.add_metric((direction,), length)
+            yield messages
+            yield size
+
+    def _collect_subscriptions(self) -> Iterable[Metric]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        if self.wakes is not None:
+            subs = [entry.sub for entry in self.wakes.entries.values()]
+            failing = sum(sub.failing for sub in subs)
+            numbers = {"active": len(subs) - failing, "failed": failing, "damaged": len(self.wakes.damaged)}
+            subscriptions = GaugeMetricFamily("ds_sync_subscriptions", "Subscriptions.", labels=("status",))
+            for status, count in numbers.items():
+                subscriptions.add_metric((status,), count)
+            yield subscriptions
+            phases = Counter(sub.phase for sub in subs)
+            wakes = GaugeMetricFamily("ds_sync_wakes", "Wakes that are not done.", labels=("phase",))
+            for phase in (Phase.OFFERED, Phase.SENT, Phase.LEASED):
+                wakes.add_metric((phase.value,), phases[phase])
+            yield wakes
+            deliveries = CounterMetricFamily("ds_sync_webhook_deliveries", "Webhooks, by what came of them.", labels=("outcome",))
+            for outcome in OUTCOMES:
+                deliveries.add_metric((outcome.value,), self.wakes.deliveries[outcome])
+            yield deliveries
 
     def _collect_front(self) -> Iterable[Metric]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily

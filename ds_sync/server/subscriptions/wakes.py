@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from itertools import islice
 from typing import Final
@@ -47,6 +48,8 @@ class Wakes:
         """By name."""
         self.damaged: dict[str, Damage] = {}
         """By name: what was set aside because it can't be read, and is at rest."""
+        self.deliveries: Counter[Event] = Counter()
+        """Of webhooks, since the start, by what came of them."""
         self.index = SubscriptionIndex()
         self.creating = asyncio.Lock()
         """Held while subscriptions are loaded, or a new one is made."""
@@ -199,6 +202,7 @@ class Wakes:
             raise AssertionError("only wakes of webhooks are delivered")
         try:
             outcome = await self._post(sub, wake, url)
+            self.deliveries[outcome] += 1
             async with entry.lock:
                 if not entry.gone:
                     if outcome not in (Event.ACCEPTED, Event.FINISHED) and not entry.sub.failing:

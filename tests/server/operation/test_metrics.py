@@ -1,5 +1,6 @@
 """`/metrics`: what it says is what happened."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -7,11 +8,14 @@ from pathlib import Path
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from websockets.asyncio.client import connect
 
+from ds_sync.protocol import subscription as machine
 from ds_sync.server.app import Application, create_app
 from ds_sync.server.engines.memory import MemoryEngine
 from ds_sync.server.operation.metrics import METHODS
 from ds_sync.testing.server_process import ServerProcess
+from tests.server.conftest import Receiver, build_answer, build_service
 
 pytestmark = pytest.mark.anyio
 
@@ -95,6 +99,70 @@ async def test_nobody_makes_up_labels(app: Application, client: httpx.AsyncClien
 async def test_head_and_other_methods(client: httpx.AsyncClient) -> None:
     assert (await client.head("/metrics")).content == b""
     assert (await client.post("/metrics")).status_code == 404
+
+
+async def test_websockets_are_counted_while_they_are_open_and_their_messages_for_ever() -> None:
+    with ServerProcess() as server:
+        url = f"{server.url.replace('http', 'ws', 1)}/v1/ws/default"
+
+        async def look() -> dict[str, float]:
+            async with httpx.AsyncClient(base_url=server.url) as asking:
+                return await scrape(asking)
+
+        assert (await look())["ds_sync_websockets"] == 0
+        async with connect(f"{url}/a") as one, connect(f"{url}/a"), connect(f"{url}/b"):
+            step_1 = bytes(await one.recv())  # type: ignore[arg-type]  # no text frames here
+            await one.send(step_1)
+            answer = bytes(await one.recv())  # type: ignore[arg-type]
+            found = await look()
+            assert (found["ds_sync_websockets"], found["ds_sync_websocket_rooms"]) == (3, 2)
+            assert found['ds_sync_websocket_messages_total{direction="in"}'] == 1
+            assert found['ds_sync_websocket_bytes_total{direction="in"}'] == len(step_1)
+            assert found['ds_sync_websocket_messages_total{direction="out"}'] >= 2
+            assert found['ds_sync_websocket_bytes_total{direction="out"}'] >= len(step_1) + len(answer)
+        for _ in range(500):
+            found = await look()
+            if not found["ds_sync_websockets"]:
+                break
+            await asyncio.sleep(0.01)
+        assert (found["ds_sync_websockets"], found["ds_sync_websocket_rooms"]) == (0, 0)
+        assert found['ds_sync_websocket_messages_total{direction="in"}'] == 1
+
+
+async def test_subscriptions_their_wakes_and_what_came_of_webhooks(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "FIRST_PAUSE", 1000.0)  # the webhook is not repeated while we look
+    service = build_service(MemoryEngine())
+
+    async def look() -> dict[str, float]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(service.app), base_url="http://x") as asking:
+            return await scrape(asking)
+
+    def deliveries(found: dict[str, float]) -> dict[str, float]:
+        outcomes = ("finished", "accepted", "refused", "cut", "silent")
+        counts = {outcome: found[f'ds_sync_webhook_deliveries_total{{outcome="{outcome}"}}'] for outcome in outcomes}
+        return {outcome: count for outcome, count in counts.items() if count}
+
+    try:
+        assert deliveries(await look()) == {}
+        await service.subscribe("pull", type="pull-wake", pattern="a/*", wake_stream="wakes")
+        await service.subscribe("hook", type="webhook", pattern="b/*", webhook={"url": receiver.url})
+        receiver.answer = build_answer("503 Later")
+        await service.append("a/1")
+        await service.append("b/1")
+        await receiver.wait()
+        for _ in range(500):
+            found = await look()
+            if deliveries(found) and found['ds_sync_subscriptions{status="failed"}']:
+                break
+            await asyncio.sleep(0.01)
+        assert deliveries(found) == {"refused": 1}
+        assert [found[f'ds_sync_subscriptions{{status="{status}"}}'] for status in ("active", "failed", "damaged")] == [1, 1, 0]
+        assert found['ds_sync_wakes{phase="offered"}'] == 2  # the webhook's, to be repeated
+        assert (await service.ask("POST", "__ds/subscriptions/pull/claim", {"worker": "w"}))[0] == 200
+        found = await look()
+        assert [found[f'ds_sync_wakes{{phase="{phase}"}}'] for phase in ("offered", "sent", "leased")] == [1, 0, 1]
+    finally:
+        await service.aclose()
 
 
 def test_a_server_tells_of_its_connections_its_files_and_its_process(tmp_path: Path) -> None:
