@@ -34,6 +34,7 @@ DsSyncError
 ├── NotDivergedError            there is nothing to resolve                           .state
 ├── SourceError                 a store to be imported that can't be read
 ├── TraceError                  an editing trace that can't be replayed
+├── CompactionError             no snapshot of a document could be made
 └── ClosedError                 used after close
 """
 
@@ -270,6 +271,10 @@ class NotDivergedError(DsSyncError):
 
 class SourceError(DsSyncError):
     """What is to be imported can't be read. It is left as it is."""
+
+
+class CompactionError(DsSyncError):
+    """Who makes a document's snapshot died, was too slow, or made something that is not the document. The document is as it was."""
 
 
 class TraceError(DsSyncError):

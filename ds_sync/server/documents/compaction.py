@@ -15,7 +15,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final, Protocol
 
 from ds_sync.environment import Environment
-from ds_sync.exceptions import DsSyncError, GoneError, NotFoundError
+from ds_sync.exceptions import CompactionError, DsSyncError, GoneError, NotFoundError
 from ds_sync.protocol.framing import build_frames
 from ds_sync.protocol.history import START, Place
 from ds_sync.protocol.state import FRAMED_SUFFIX
@@ -34,12 +34,8 @@ PAGE_BYTES: Final = 1024 * 1024
 log = logging.getLogger(__name__)
 
 
-class CompactionError(DsSyncError):
-    """The worker died, was too slow, or made something that is not the document. The document is as it was."""
-
-
 class Worker(Protocol):
-    """Who makes one snapshot: a process, or (in tests) this one."""
+    """Who makes one snapshot: a process, or (in tests) this one. Each method may raise CompactionError."""
 
     async def feed(self, frames: bytes) -> None:
         """Take a run of whole frames."""

@@ -13,10 +13,10 @@ from pycrdt import Doc, Text
 from ds_sync.client.transport import Response
 from ds_sync.crdt import load_adapter
 from ds_sync.environment import Environment
-from ds_sync.exceptions import NotFoundError
+from ds_sync.exceptions import CompactionError, NotFoundError
 from ds_sync.protocol.framing import build_frame, build_frames, parse_frames
 from ds_sync.server.app import create_app
-from ds_sync.server.documents.compaction import CompactionError, Compactor, Worker, open_process
+from ds_sync.server.documents.compaction import Compactor, Worker, open_process
 from ds_sync.server.documents.snapshots import Snapshots
 from ds_sync.server.documents.worker import Compaction
 from ds_sync.server.engines.base import StorageEngine
