@@ -29,6 +29,7 @@ simulate: install
 
 bench: install
 	$(BIN)/python tests/benchmarks/bench.py $(BENCH)
+	$(BIN)/python tests/benchmarks/rooms.py $(BENCH)
 
 fuzz: install
 	$(BIN)/python tests/fuzz --minutes $(MINUTES)
@@ -46,4 +47,5 @@ $(VENV)/.installed: pyproject.toml
 
 clean:
 	rm -rf $(VENV) tests/interop/node_modules examples/editor/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	rm -rf tests/benchmarks/peers/node_modules tests/benchmarks/peers/.venv
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -40,15 +40,19 @@ WARM_UP_SECONDS = 0.6
 """How long every server is put under load before its first round."""
 
 
+HELD = ("idle", "hold")
+"""The jobs that say when they hold all connections, and wait until the server's memory was read."""
+
+
 class FailedError(Exception):
     """Something went wrong that is no matter of speed: a wrong answer, a lost append, a server that died."""
 
 
-def run_load(server: Running, job: Mapping[str, Any]) -> dict[str, Any]:
-    """Put one server under load. Raises FailedError, with what the load generator says."""
+def run_load(server: Running, job: Mapping[str, Any], program: str = "load.py") -> dict[str, Any]:
+    """Put one server under load, by one of the load generators. Raises FailedError, with what the load generator says."""
     before, cpu = server.memory(), server.cpu()
     process = subprocess.Popen(
-        [sys.executable, str(HERE / "load.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, str(HERE / program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
         if process.stdin is None or process.stdout is None:
@@ -56,7 +60,7 @@ def run_load(server: Running, job: Mapping[str, Any]) -> dict[str, Any]:
         process.stdin.write(json.dumps({**job, "port": server.port}) + "\n")
         process.stdin.flush()
         held = 0
-        if job["kind"] == "idle" and process.stdout.readline():
+        if job["kind"] in HELD and process.stdout.readline():
             held = server.memory()
             process.stdin.write("\n")
         output, errors = process.communicate(timeout=180)
@@ -268,7 +272,11 @@ def show(line: Line, figures: Figures, results: Mapping[str, Sequence[Mapping[st
         if not values:
             print(f"    {server:18} failed", flush=True)
             continue
-        cpu = f"  server {median(r['server_cpu'] for r in results[server]) * 1e6:.0f} µs of processor each" if server in results else ""
+        cpu = (
+            f"  server {median(r['server_cpu'] for r in results[server]) * 1e6:.0f} µs of processor each"
+            if "server_cpu" in results.get(server, [{}])[0]
+            else ""
+        )
         print(f"    {server:18} {median(values):12,.2f} ({min(values):,.2f} to {max(values):,.2f}){cpu}", flush=True)
     for words, met in judge(line, figures):
         print(f"    bar: {words}: {'met' if met else 'MISSED'}", flush=True)

@@ -13,13 +13,16 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from readers import CatchUpReader, FanOutReader, IdleReader, LongPollReader, SseReader, build_message
 from wire import PATIENCE, BrokenAnswerError, Connection, ask, build_request, read_all
 
 C = TypeVar("C", bound=Connection)
+
+Job = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+"""What is done, with its parameters; its result."""
 
 BODY = 100
 """Bytes of one append."""
@@ -271,19 +274,25 @@ def quantiles(latencies: Sequence[float]) -> dict[str, float]:
 JOBS = {"append": append, "flood": flood, "fill": fill, "catch_up": catch_up, "fan_out": fan_out, "idle": idle, "streams": streams}
 
 
-async def main() -> None:
+async def carry_out(jobs: Mapping[str, Job]) -> None:
+    """Do the job that standard input names, and print its result."""
     job = json.loads(sys.stdin.readline())
     began = time.perf_counter()
-    result = await JOBS[job["kind"]](job)
+    result = await jobs[job["kind"]](job)
     used = resource.getrusage(resource.RUSAGE_SELF)
     result["generator_cpu"] = (used.ru_utime + used.ru_stime) / (time.perf_counter() - began)
     print(json.dumps(result), flush=True)
 
 
-if __name__ == "__main__":
+def run_job(jobs: Mapping[str, Job]) -> None:
+    """The whole of this process's work."""
     try:
         import uvloop
     except ImportError:  # Windows
-        asyncio.run(main())
+        asyncio.run(carry_out(jobs))
     else:
-        uvloop.run(main())
+        uvloop.run(carry_out(jobs))
+
+
+if __name__ == "__main__":
+    run_job(JOBS)

@@ -14,9 +14,9 @@ from servers import FILES, FSYNCS, MEMORY, OURS
 Figures = Mapping[str, Sequence[float]]
 """By server: one figure a round, in the line's unit; none if the server failed."""
 
-BEGIN, END = "<!-- bench -->\n", "<!-- /bench -->"
-
 COLOURS = {OURS: "#2a7f62", FILES: "#c44536", MEMORY: "#8d99ae"}
+
+FSYNCED = {server: "fsynced" if fsyncs else "never fsynced" for server, fsyncs in FSYNCS.items()}
 
 
 def ratios(figures: Figures, against: str) -> list[float]:
@@ -44,38 +44,47 @@ def build_table(lines: Sequence[tuple[Line, Figures]]) -> str:
     ]
     for line, figures in lines:
         cells = [line.what, line.unit]
-        cells += [_spell(figures[server]) if server in figures else "" for server in (OURS, FILES, MEMORY)]
-        cells += [_spell(ratios(figures, server), 2) if figures.get(server) else "" for server in (FILES, MEMORY)]
+        cells += [spell(figures[server]) if server in figures else "" for server in (OURS, FILES, MEMORY)]
+        cells += [spell(ratios(figures, server), 2) if figures.get(server) else "" for server in (FILES, MEMORY)]
         cells.append("; ".join(server for server in figures if FSYNCS[server]))
         cells.append("; ".join(f"{words}: {'met' if met else '**missed**'}" for words, met in judge(line, figures)))
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
-def draw_bars(title: str, unit: str, lines: Sequence[tuple[Line, Figures]]) -> str:
+def draw_bars(
+    title: str,
+    unit: str,
+    lines: Sequence[tuple[Line, Figures]],
+    colours: Mapping[str, str] = COLOURS,
+    legends: Mapping[str, str] = FSYNCED,
+) -> str:
     """Return an SVG: a group of bars for each line, the median as the bar, the range of the rounds as a thin line."""
     width, label, right, bar, gap = 860, 330, 90, 13, 14
     longest = max((value for _, figures in lines for values in figures.values() for value in values), default=1.0) or 1.0
     scale = (width - label - right) / longest
     parts: list[str] = []
-    y = 62
+    legend: list[str] = []
+    shown = [server for server in colours if any(server in figures for _, figures in lines)]
+    for index, server in enumerate(shown):
+        x, y = 12 + index % 4 * 212, 36 + index // 4 * 16
+        words = escape(f"{server} ({legends[server]})")
+        legend.append(
+            f'<rect x="{x}" y="{y}" width="11" height="11" fill="{colours[server]}"/><text x="{x + 15}" y="{y + 10}">{words}</text>'
+        )
+    y = 62 + (len(shown) - 1) // 4 * 16
     for line, figures in lines:
         parts.append(f'<text x="{label - 8}" y="{y + bar * len(figures) / 2 + 4:.0f}" text-anchor="end">{escape(line.what)}</text>')
         for server, values in figures.items():
             if not values:
                 continue
             middle = median(values)
-            parts.append(f'<rect x="{label}" y="{y}" width="{max(middle * scale, 1):.1f}" height="{bar - 2}" fill="{COLOURS[server]}"/>')
+            parts.append(f'<rect x="{label}" y="{y}" width="{max(middle * scale, 1):.1f}" height="{bar - 2}" fill="{colours[server]}"/>')
             least, most = label + min(values) * scale, label + max(values) * scale
             parts.append(f'<path d="M{least:.1f} {y + bar / 2 - 1}H{most:.1f}" stroke="#222" stroke-width="1"/>')
             parts.append(f'<text x="{most + 5:.1f}" y="{y + bar - 3}" class="n">{_number(middle)}</text>')
             y += bar
         y += gap
-    legend, x = [], label
-    for server, colour in COLOURS.items():
-        words = f"{server} ({'fsynced' if FSYNCS[server] else 'never fsynced'})"
-        legend.append(f'<rect x="{x}" y="36" width="11" height="11" fill="{colour}"/><text x="{x + 15}" y="46">{words}</text>')
-        x += 165
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {y}" width="{width}" height="{y}" role="img">',
@@ -89,12 +98,13 @@ def draw_bars(title: str, unit: str, lines: Sequence[tuple[Line, Figures]]) -> s
     )
 
 
-def write_part(page: Path, text: str) -> None:
+def write_part(page: Path, text: str, mark: str = "bench") -> None:
     """Put `text` between the marks of a page. Raises ValueError without them."""
-    before, begin, rest = page.read_text("utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
+    first, last = f"<!-- {mark} -->\n", f"<!-- /{mark} -->"
+    before, begin, rest = page.read_text("utf-8").partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise ValueError(f"{page} has no {BEGIN.strip()} and {END}")
+        raise ValueError(f"{page} has no {first.strip()} and {last}")
     page.write_text(before + begin + text + end + after, "utf-8")
 
 
@@ -104,7 +114,7 @@ def _number(value: float, digits: int = 3) -> str:
     return re.sub(r"\.0+$", "", f"{value:.{max(digits - len(str(int(value))), 0)}f}")
 
 
-def _spell(values: Sequence[float], digits: int = 3) -> str:
+def spell(values: Sequence[float], digits: int = 3) -> str:
     if not values:
         return "failed"
     middle = _number(median(values), digits)

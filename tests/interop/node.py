@@ -1,6 +1,7 @@
 """Node.js for the JavaScript side: the machine's, or the one that PyPI has; with the packages of package-lock.json.
 
 python tests/interop/node.py    prints the path of node, or exits 1 with a line that says what is missing
+python tests/interop/node.py --npm    prints the command that is its npm, too, each word on a line
 """
 
 from __future__ import annotations
@@ -64,4 +65,4 @@ if __name__ == "__main__":
         install_packages(its_npm)
     except MissingError as error:
         sys.exit(f"missing: {error}")
-    print(found)
+    print(found, *(its_npm if sys.argv[1:] == ["--npm"] else ()), sep="\n")
