@@ -64,7 +64,7 @@ MEASUREMENTS = (
     RoomMeasurement(
         "room-push",
         "push",
-        {"kind": "push", "file": "updates"},
+        {"kind": "push", "file": "edits"},
         (Line(f"{PAPER} pushed one by one, until the last has come back", "seconds", "s", higher=False, bars=(Bar(1, Y_LEVELDB),)),),
         (OURS, Y_MEMORY, Y_LEVELDB, HOCUSPOCUS),
         rounds=2,

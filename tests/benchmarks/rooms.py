@@ -63,12 +63,12 @@ class Session:
         self.length = len(str(text))
         """Characters of the text at the end."""
         self._folder = folder
-        (folder / "updates").write_bytes(b"".join(map(build_string, updates)))
+        (folder / "edits").write_bytes(b"".join(map(build_string, updates)))
         (folder / "state").write_bytes(build_string(doc.get_update()))
 
     def fill_in(self, job: Mapping[str, Any]) -> dict[str, Any]:
         """Return a job with the paths of its files."""
-        files = {name: str(self._folder / name) for name in ("updates", "state")}
+        files = {name: str(self._folder / name) for name in ("edits", "state")}
         return {**job, **files, "file": files[job.get("file", "state")], "length": self.length}
 
 
@@ -82,7 +82,7 @@ def cold_join(name: str, folder: Path, node: str, job: Mapping[str, Any]) -> dic
     if not folder.exists():
         with serving_rooms(name, folder, node) as server:
             # Single updates take Hocuspocus over a minute, and it keeps one state all the same; y-leveldb takes longer to read them again.
-            load(server, "paper", {**job, "kind": "push", "file": job["updates"] if name == OURS else job["state"]})
+            load(server, "paper", {**job, "kind": "push", "file": job["edits"] if name == OURS else job["state"]})
             time.sleep(job["settle"])
     seconds = {}
     for figure in ("seconds", "url_seconds") if name == OURS else ("seconds",):
@@ -185,6 +185,15 @@ def restrict(measurement: RoomMeasurement, names: Sequence[str]) -> RoomMeasurem
     return replace(measurement, servers=servers, lines=lines)
 
 
+def describe_peers() -> str:
+    """Return the versions of what is measured beside ours."""
+    y_websocket = json.loads((INTEROP / "package.json").read_text())["devDependencies"]
+    hocuspocus = json.loads((PEERS / "package.json").read_text())["dependencies"]
+    versions = [f"{name} {y_websocket[name]}" for name in ("@y/websocket-server", "y-leveldb")]
+    versions += [f"{name} {hocuspocus[name]}" for name in ("@hocuspocus/server", "yjs")]
+    return ", ".join(versions + (PEERS / "requirements.txt").read_text().replace("==", " ").splitlines()[:2])
+
+
 def find_node() -> tuple[str, list[str]]:
     """Return the path of Node.js and the command that is its npm, with the packages of the tests installed. Raises FailedError."""
     done = subprocess.run([sys.executable, str(INTEROP / "node.py"), "--npm"], capture_output=True, text=True)
@@ -219,8 +228,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name).resolve()
         facts = f"Measured on {datetime.now(UTC):%Y-%m-%d}: {describe_machine(folder, node or None)} "
-        facts += f"Medians of up to {rounds} alternating rounds, in brackets the range."
+        facts += f"Beside ours: {describe_peers()}. Medians of up to {rounds} alternating rounds, in brackets the range."
         print(facts, flush=True)
+        if options.quick:
+            print("--quick: sizes are tiny, whatever the lines say, and the figures mean nothing", flush=True)
         session = None
         if not replica.SESSION.exists():
             print(f"missing: {replica.SESSION}; DS_SYNC_TRACES names the folder of the recorded sessions. It is not pushed.")
