@@ -11,6 +11,9 @@ from statistics import median
 from rows import Line
 from servers import FILES, FSYNCS, MEMORY, OURS
 
+LETTER = 6.3
+"""Pixels of a letter, about: names of lines must not be cut off."""
+
 Figures = Mapping[str, Sequence[float]]
 """By server: one figure a round, in the line's unit; none if the server failed."""
 
@@ -60,7 +63,8 @@ def draw_bars(
     legends: Mapping[str, str] = FSYNCED,
 ) -> str:
     """Return an SVG: a group of bars for each line, the median as the bar, the range of the rounds as a thin line."""
-    width, label, right, bar, gap = 860, 330, 90, 13, 14
+    label = max(330, *(round(len(line.what) * LETTER) + 16 for line, _ in lines))
+    width, right, bar, gap = 530 + label, 90, 13, 14
     longest = max((value for _, figures in lines for values in figures.values() for value in values), default=1.0) or 1.0
     scale = (width - label - right) / longest
     parts: list[str] = []
