@@ -71,12 +71,12 @@ def draw_bars(
     legend: list[str] = []
     shown = [server for server in colours if any(server in figures for _, figures in lines)]
     for index, server in enumerate(shown):
-        x, y = 12 + index % 4 * 212, 36 + index // 4 * 16
+        x, y = 12 + index % 3 * 260, 36 + index // 3 * 16
         words = escape(f"{server} ({legends[server]})")
         legend.append(
             f'<rect x="{x}" y="{y}" width="11" height="11" fill="{colours[server]}"/><text x="{x + 15}" y="{y + 10}">{words}</text>'
         )
-    y = 62 + (len(shown) - 1) // 4 * 16
+    y = 62 + (len(shown) - 1) // 3 * 16
     for line, figures in lines:
         parts.append(f'<text x="{label - 8}" y="{y + bar * len(figures) / 2 + 4:.0f}" text-anchor="end">{escape(line.what)}</text>')
         for server, values in figures.items():
