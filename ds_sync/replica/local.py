@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from typing import Any, Final
 
 from ds_sync.crdt import CrdtAdapter
@@ -21,14 +19,16 @@ from ds_sync.exceptions import (
 from ds_sync.protocol.messages import Page, ProducerStamp
 from ds_sync.protocol.offsets import BEGINNING, Offset
 from ds_sync.replica.plan import choose_rows, read_run
-from ds_sync.replica.records import Batch, DocumentKey, Phase, Quarantined
+from ds_sync.replica.records import Batch, DocumentKey, Phase, Quarantined, build_digest
 from ds_sync.replica.signal import Signal
 from ds_sync.replica.store import LocalStore
 
 _log = logging.getLogger("ds_sync.replica")
 
-_ECHOES: Final = 64
-"""Settled batches whose echo is still expected, by digest (they may have megabytes); one that is forgotten is only stored a second time."""
+MAX_EXPECTED: Final = 64
+"""Batches that a document remembers until they are read back. When there are more, the oldest are forgotten: read back, they are stored a
+second time, and if the server loses those alone, only a gap in our numbers shows it.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +49,6 @@ class Tuning:
     """Seconds between attempts while the server refuses us (401, 403)."""
 
 
-def _digest(payload: bytes) -> bytes:
-    return blake2b(payload, digest_size=32).digest()
-
-
 class LocalDocument:
     """A document and its rows. Everything here is synchronous: between two awaits of the session, memory and file agree."""
 
@@ -70,7 +66,6 @@ class LocalDocument:
                 found=self.record.format,
                 expected=adapter.format,
             )
-        self._echoes: OrderedDict[bytes, None] = OrderedDict()
         if self.record.phase is Phase.HEAL:  # the scratch document died with the process: from the beginning again
             self.begin_heal(self.record.incarnation)
         self.outbox = self.record.outbox
@@ -218,11 +213,14 @@ class LocalDocument:
         return batch
 
     def settle(self, batch: Batch) -> None:
-        """The server said that it has `batch`. Raises StoreError, and then nothing has changed."""
-        self.store.settle(self.record.id, batch)
-        self._echoes[_digest(batch.payload)] = None
-        if len(self._echoes) > _ECHOES:
-            self._echoes.popitem(last=False)
+        """The server said that it has `batch`, which is expected back from the stream from now on.
+
+        Raises StoreError, and then nothing has changed.
+        """
+        digest = build_digest(batch.payload)
+        expected = (*(other for other in self.record.expected if other != digest), digest)[-MAX_EXPECTED:]
+        self.store.settle(self.record.id, batch, expected=expected)
+        self.record = replace(self.record, expected=expected)
         self._forget_batch(batch)
 
     def settle_elsewhere(self, through: int, server: str) -> None:
@@ -240,16 +238,8 @@ class LocalDocument:
             batch = self.record.batch or self.seal(max_bytes=self.tuning.max_batch, max_rows=count)
             if batch.through > through:
                 return
-            self.settle(batch)
-
-    @property
-    def expected(self) -> list[bytes]:
-        """The digests of the batches that the server said it has, and that have not come back from the stream yet."""
-        return list(self._echoes)
-
-    def expects(self, digest: bytes) -> bool:
-        """Whether one of `expected` is still that."""
-        return digest in self._echoes
+            self.store.settle(record.id, batch)  # nothing is expected back: there is no stream
+            self._forget_batch(batch)
 
     def _forget_batch(self, batch: Batch) -> None:
         self.outbox -= batch.edits
@@ -272,14 +262,15 @@ class LocalDocument:
         record, run = self.record, read_run(self.record.partial, page.data)
         seen: Batch | None = None
         updates: list[bytes] = []
-        echoes: list[bytes] = []
+        echoes: set[bytes] = set()
         for payload in run.payloads:
             if record.batch is not None and payload == record.batch.payload:
                 seen = record.batch
-            elif self._echoes and (digest := _digest(payload)) in self._echoes:
-                echoes.append(digest)
+            elif record.expected and (digest := build_digest(payload)) in record.expected:
+                echoes.add(digest)
             else:
                 updates.append(payload)
+        expected = tuple(digest for digest in record.expected if digest not in echoes)
         bad = [self._quarantine(record.checkpoint, run.reason, run.unreadable)] if run.unreadable else []
         unreadable, before = len(bad), self._stored_version
         self._stored_version = before if before is not None else self.adapter.version(self.doc)
@@ -304,16 +295,24 @@ class LocalDocument:
         # A page that says nothing new is not worth a commit: an idle stream says so every few seconds.
         place = (run.partial, page.next_offset, page.incarnation or record.incarnation)
         if run.payloads or run.unreadable or place != (record.partial, record.checkpoint, record.incarnation):
-            self.store.advance(record.id, good, run.partial, page.next_offset, incarnation=page.incarnation, settled=seen, quarantined=bad)
+            self.store.advance(
+                record.id,
+                good,
+                run.partial,
+                page.next_offset,
+                incarnation=page.incarnation,
+                settled=seen,
+                quarantined=bad,
+                expected=expected if echoes else None,
+            )
         self._stored_version = None
-        for digest in echoes:
-            self._echoes.pop(digest, None)
         self.record = replace(
             self.record,
             partial=run.partial,
             checkpoint=page.next_offset,
             incarnation=page.incarnation or record.incarnation,
             quarantined=record.quarantined + len(bad),
+            expected=expected,
         )
         self._loose += sum(map(len, good))
         if seen is not None:
@@ -352,9 +351,14 @@ class LocalDocument:
     def begin_heal(self, incarnation: str | None) -> None:
         """Read everything again, and then give back what the stream lacks. Raises StoreError."""
         self.store.begin_heal(self.record.id, incarnation=incarnation)
-        self._echoes.clear()  # the stream is not the one that they were expected from
         self.record = replace(
-            self.record, phase=Phase.HEAL, checkpoint=BEGINNING, partial=b"", server_version=None, incarnation=incarnation
+            self.record,
+            phase=Phase.HEAL,
+            checkpoint=BEGINNING,
+            partial=b"",
+            server_version=None,
+            incarnation=incarnation,
+            expected=(),  # the stream is not the one that it was expected from
         )
 
     def end_heal(self, scratch: Any) -> Batch | None:
@@ -391,7 +395,6 @@ class LocalDocument:
         self._require_all_stored()
         key = self.record.key
         self.store.set_apart(self.record.id, path, producer_id=self._new_producer(), phase=phase)
-        self._echoes.clear()
         self.record = replace(
             self.record,
             key=replace(key, path=path),
@@ -402,6 +405,7 @@ class LocalDocument:
             partial=b"",
             server_version=None,
             batch=None,
+            expected=(),
         )
         self.changed.notify()
         return LocalDocument(self.store, self.adapter, key, self.environment, self.tuning)

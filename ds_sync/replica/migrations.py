@@ -66,7 +66,13 @@ def _first(database: Database) -> None:
     )
 
 
-STEPS: Final[tuple[Callable[[Database], None], ...]] = (_first,)
+def _second(database: Database) -> None:
+    # The digests of batches that the server said it has and that nobody has read back yet, oldest first, one behind the other. In the
+    # document's own row, which the commits that add and take away write anyway.
+    database.execute("ALTER TABLE documents ADD COLUMN expected BLOB NOT NULL DEFAULT x''")
+
+
+STEPS: Final[tuple[Callable[[Database], None], ...]] = (_first, _second)
 
 
 def migrate(connection: sqlite3.Connection, version: int, *, application_id: int) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from hashlib import blake2b
+from typing import Final
 
 from ds_sync.protocol.framing import build_frame
 from ds_sync.protocol.messages import ProducerStamp
@@ -58,6 +60,14 @@ class Batch:
         return build_frame(self.payload)
 
 
+DIGEST_BYTES: Final = 32
+
+
+def build_digest(payload: bytes) -> bytes:
+    """Return what a settled batch is remembered by until its payload is read back: it may have megabytes."""
+    return blake2b(payload, digest_size=DIGEST_BYTES).digest()
+
+
 @dataclass(frozen=True, slots=True)
 class Quarantined:
     """Something a server sent that could not be used: kept, reported, skipped."""
@@ -97,6 +107,8 @@ class DocumentRecord:
     """The number the next batch takes."""
     batch: Batch | None
     durable: int
+    expected: tuple[bytes, ...]
+    """Digests of the batches that the server said it has, and that have not come back from the stream yet, oldest first."""
     outbox: int
     """Rows, the sealed ones included."""
     oldest: float | None

@@ -279,7 +279,7 @@ class Replica:
         owing = deque(
             record.key
             for record in records
-            if record.phase is not Phase.LOCAL and (record.outbox or record.batch or record.phase is Phase.HEAL)
+            if record.phase is not Phase.LOCAL and (record.outbox or record.batch or record.expected or record.phase is Phase.HEAL)
         )
 
         async def work() -> None:
@@ -298,7 +298,7 @@ class Replica:
             await document.start_session(self._make_session, self._open_presence)
             async with asyncio.timeout(None if patient else BACKGROUND_TURN):
                 await document.synced()
-                if document._local.expected:
+                if document.local.record.expected:
                     await document.synced()  # read back what was acknowledged: a closed document would not notice that it was lost
         except TimeoutError:
             return False

@@ -12,7 +12,7 @@ from ds_sync.exceptions import CorruptFileError, NewerFileError, StoreError
 APPLICATION_ID: Final = 0x44537265
 """SQLite's mark for whose file this is: "DSre"."""
 
-VERSION: Final = 1
+VERSION: Final = 2
 """SQLite's user_version: how many of the migrations below the file has had."""
 
 _MAGIC: Final = b"SQLite format 3\x00"

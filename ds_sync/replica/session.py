@@ -162,8 +162,8 @@ class Session:
                 local.begin_heal(found or local.record.incarnation)
             local.set_server(self._server)
         self._scratch = None
-        if local.expected:
-            self._echoes = dict.fromkeys(local.expected, self.request_proof())
+        if local.record.expected:  # of another session, or another process, too
+            self._echoes = dict.fromkeys(local.record.expected, self.request_proof())
 
     # The tail
 
@@ -237,11 +237,12 @@ class Session:
             self._tail_backoff.reset()
             done = [asked for mark, asked in self._marks if mark <= generation]
             if done:
-                self.proven = max(self.proven, *done)
+                proven = max(self.proven, *done)
                 self._marks = [(mark, asked) for mark, asked in self._marks if mark > generation]
-                if self._is_echo_lost():
-                    await self._turn(Tail.HEAL, page.incarnation)
+                if self._is_echo_lost(proven):
+                    await self._turn(Tail.HEAL, page.incarnation)  # nothing is proven but that: who waits for a proof waits on
                     return False
+                self.proven = proven
             if local.record.phase is Phase.HEAL:
                 await self._heal()
         self._show("live" if page.up_to_date else "catching-up")
@@ -432,17 +433,17 @@ class Session:
 
     def _expect_echo(self) -> None:
         """The server may be set back to an older copy after its answer and before we read: our checkpoint would not show that."""
-        for digest in self.local.expected:
+        for digest in self.local.record.expected:
             self._echoes.setdefault(digest, self._asked + 1)
         self.local.changed.call_later(ECHO_PATIENCE, self._ask_for_echoes)
 
     def _ask_for_echoes(self) -> None:
-        if any(due > self._asked and self.local.expects(digest) for digest, due in self._echoes.items()):
+        if any(due > self._asked and digest in self.local.record.expected for digest, due in self._echoes.items()):
             self.request_proof()
 
-    def _is_echo_lost(self) -> bool:
-        self._echoes = {digest: due for digest, due in self._echoes.items() if self.local.expects(digest)}
-        return any(due <= self.proven for due in self._echoes.values())
+    def _is_echo_lost(self, proven: int) -> bool:
+        self._echoes = {digest: due for digest, due in self._echoes.items() if digest in self.local.record.expected}
+        return any(due <= proven for due in self._echoes.values())
 
     def _question(self, *, smaller: bool) -> None:
         self._doubt = Doubt(self.request_proof(), self._turns + 1, smaller)

@@ -23,7 +23,7 @@ from ds_sync.protocol.framing import build_frame, build_frames, parse_frames
 from ds_sync.protocol.messages import ProducerStamp
 from ds_sync.protocol.offsets import BEGINNING, Offset
 from ds_sync.replica import schema
-from ds_sync.replica.records import Batch, DocumentKey, DocumentRecord, Phase, Quarantined, StoredContent
+from ds_sync.replica.records import DIGEST_BYTES, Batch, DocumentKey, DocumentRecord, Phase, Quarantined, StoredContent
 
 _ENQUEUE: Final = "INSERT INTO outbox VALUES (?, ?, ?, ?)"
 
@@ -92,7 +92,7 @@ class LocalStore:
                 "(SELECT at FROM outbox WHERE document = documents.id ORDER BY id LIMIT 1), "
                 "(SELECT max(id) FROM outbox WHERE document = documents.id), "
                 "(SELECT count(*) FROM quarantine WHERE document = documents.id), "
-                f"left_through FROM documents {which}",
+                f"left_through, expected FROM documents {which}",
                 parameters,
             ).fetchall()
             records = []
@@ -119,6 +119,7 @@ class LocalStore:
                         producer=ProducerStamp(row[11], 0, row[12]),
                         batch=batch,
                         durable=row[13],
+                        expected=self._digests(row[19]),
                         outbox=row[14],
                         oldest=row[15],
                         quarantined=row[17],
@@ -153,6 +154,11 @@ class LocalStore:
             self._require_types(row, (bytes,))
             updates.append(row[0])
         return StoredContent(snapshot, updates, sum(len(frames) for (frames,) in log) + sum(len(data) for (data,) in outbox))
+
+    def _digests(self, run: bytes) -> tuple[bytes, ...]:
+        if len(run) % DIGEST_BYTES:
+            raise CorruptFileError(f"{self.path} is damaged: a stored digest is cut")
+        return tuple(run[at : at + DIGEST_BYTES] for at in range(0, len(run), DIGEST_BYTES))
 
     def _whole_frames(self, run: bytes) -> tuple[bytes, ...]:
         try:
@@ -244,10 +250,18 @@ class LocalStore:
                 (batch.stamp.id, batch.stamp.seq + 1, phase, document),
             )
 
-    def settle(self, document: int, batch: Batch) -> None:
-        """The server has `batch`: it moves to the log, and the rows it covers leave the outbox."""
+    def settle(self, document: int, batch: Batch, *, expected: Sequence[bytes] | None = None) -> None:
+        """The server has `batch`: it moves to the log, and the rows it covers leave the outbox.
+
+        `expected`: the digests of what is to be read back from the stream from now on, this batch included (None: as before).
+        """
         with self._transaction() as connection:
             self._settle(connection, document, batch)
+            self._expect(connection, document, expected)
+
+    def _expect(self, connection: sqlite3.Connection, document: int, expected: Sequence[bytes] | None) -> None:
+        if expected is not None:
+            connection.execute("UPDATE documents SET expected = ? WHERE id = ?", (b"".join(expected), document))
 
     def _settle(self, connection: sqlite3.Connection, document: int, batch: Batch) -> None:
         connection.execute("DELETE FROM batches WHERE document = ?", (document,))
@@ -271,10 +285,12 @@ class LocalStore:
         incarnation: str | None = None,
         settled: Batch | None = None,
         quarantined: Sequence[Quarantined] = (),
+        expected: Sequence[bytes] | None = None,
     ) -> None:
         """Store whole remote updates, the cut frame after them, and the checkpoint, in one commit.
 
-        `settled`: the batch whose payload was seen in that run, which is then not among `updates`.
+        `settled`: the batch whose payload was seen in that run, which is then not among `updates`. `expected`: the digests of what is still
+        to be read back after that run (None: as before).
         """
         with self._transaction() as connection:
             if updates:
@@ -286,6 +302,7 @@ class LocalStore:
                 )
             if settled is not None:
                 self._settle(connection, document, settled)
+            self._expect(connection, document, expected)
             connection.execute(
                 "UPDATE documents SET partial = ?, checkpoint = ?, incarnation = coalesce(?, incarnation) WHERE id = ?",
                 (partial, next_offset, incarnation, document),
@@ -302,10 +319,13 @@ class LocalStore:
             connection.execute("UPDATE documents SET server = ? WHERE id = ?", (server, document))
 
     def begin_heal(self, document: int, *, incarnation: str | None) -> None:
-        """Forget what was known of the stream, but not the sealed batch: everything will be read again from its beginning."""
+        """Forget what was known of the stream, and what is expected from it, but not the sealed batch: everything will be read again from
+        its beginning.
+        """
         with self._transaction(durable=True) as connection:
             connection.execute(
-                "UPDATE documents SET phase = ?, checkpoint = ?, partial = x'', server_version = NULL, incarnation = ? WHERE id = ?",
+                "UPDATE documents SET phase = ?, checkpoint = ?, partial = x'', server_version = NULL, incarnation = ?, expected = x'' "
+                "WHERE id = ?",
                 (Phase.HEAL, BEGINNING, incarnation, document),
             )
 
@@ -330,7 +350,7 @@ class LocalStore:
             connection.execute("DELETE FROM batches WHERE document = ?", (document,))
             connection.execute(
                 "UPDATE documents SET path = ?, phase = ?, server = NULL, incarnation = NULL, checkpoint = ?, partial = x'', "
-                "server_version = NULL WHERE id = ?",
+                "server_version = NULL, expected = x'' WHERE id = ?",
                 (path, Phase.LOCAL, BEGINNING, document),
             )
             connection.execute(
@@ -411,7 +431,7 @@ _BY_CODE: Final[dict[int, tuple[Callable[[str], StoreError], str]]] = {
 
 _DOCUMENT: Final = (
     *(int, str, str, str, str, str, str | None, str | None, str, bytes, bytes | None),
-    *(str, int, int, int, float | None, int | None, int, int),
+    *(str, int, int, int, float | None, int | None, int, int, bytes),
 )
 _BATCH: Final = (str, int, int, int, int, str, bytes | None, bytes, int)
 """The types of a record's and a batch's columns, as selected above."""

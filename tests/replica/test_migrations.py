@@ -80,6 +80,32 @@ def test_an_older_file_is_migrated_and_keeps_its_data(tmp_path: Path, monkeypatc
     assert (caught.value.found, caught.value.known) == (schema.VERSION + 1, schema.VERSION)
 
 
+def test_a_file_of_version_1_is_opened_and_remembers_what_is_expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "replica.db"
+    connection = sqlite3.connect(path, isolation_level=None)
+    with monkeypatch.context() as patch:
+        patch.setattr(migrations, "STEPS", migrations.STEPS[:1])
+        migrations.migrate(connection, 0, application_id=schema.APPLICATION_ID)
+    connection.execute(
+        "INSERT INTO documents (crdt, service, path, format, phase, checkpoint, partial, producer_id, producer_seq, durable, left_through) "
+        "VALUES ('bytes', 'default', 'notes/a', 'bytes-v1', 'follow', '5', x'', 'p', 3, 2, 2)"
+    )
+    connection.execute("INSERT INTO outbox VALUES (1, 3, 1.0, x'77')")
+    connection.close()
+    assert read(path, "PRAGMA user_version") == [(1,)]
+    store = LocalStore(path)
+    before = look(store)
+    assert (before.record.checkpoint, before.record.expected, before.rows) == (Offset("5"), (), [(3, b"w")])
+    batch = make_batch(store, 1)
+    store.seal(1, batch)
+    store.settle(1, batch, expected=[b"d" * 32])
+    store.close()
+    store = LocalStore(path)
+    assert (look(store).record.expected, look(store).record.durable) == ((b"d" * 32,), 3)
+    store.close()
+    assert read(path, "PRAGMA user_version") == [(2,)]
+
+
 def test_a_step_that_fails_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "replica.db"
     before = fill(path)

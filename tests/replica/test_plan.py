@@ -35,6 +35,7 @@ def record(*, checkpoint: str = "5", incarnation: str | None = OURS) -> Document
         producer=ProducerStamp("p", 0, 0),
         batch=None,
         durable=0,
+        expected=(),
         outbox=0,
         oldest=None,
         quarantined=0,

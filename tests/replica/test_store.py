@@ -50,9 +50,13 @@ def view_of(path: Path) -> View:
 
 CALLS: dict[str, Callable[[LocalStore, Batch], None]] = {
     "seal": lambda store, batch: store.seal(1, make_batch(store, 3, stamp=ProducerStamp("new", 0, 0)), phase=Phase.BLOCKED),
-    "settle": lambda store, batch: store.settle(1, batch),
+    "settle": lambda store, batch: store.settle(1, batch, expected=[b"1" * 32, b"2" * 32]),
     "advance": lambda store, batch: store.advance(
-        1, [b"y"], b"cut", Offset("2"), incarnation="b", settled=batch, quarantined=[Quarantined(Offset("1"), 1.0, "bad", b"z")]
+        *(1, [b"y"], b"cut", Offset("2")),
+        incarnation="b",
+        settled=batch,
+        quarantined=[Quarantined(Offset("1"), 1.0, "bad", b"z")],
+        expected=[b"3" * 32],
     ),
     "compact": lambda store, batch: store.compact(1, words(store, 1), through=3),
     "begin_heal": lambda store, batch: store.begin_heal(1, incarnation="b"),

@@ -20,11 +20,19 @@ from ds_sync.server.engines import sqlite
 from ds_sync.testing.simulator import Scenario, draw_backups, draw_interruptions, draw_power_cuts, text
 from ds_sync.testing.simulator.device import Device
 from ds_sync.testing.simulator.loop import OWNER
+from ds_sync.testing.simulator.network import Weather
 from ds_sync.testing.simulator.replica import ReplicaProcess
+from ds_sync.testing.simulator.scenario import draw_steps
 from ds_sync.testing.simulator.text import TextAdapter, TextDoc, encode
 
 Break = Callable[[pytest.MonkeyPatch], None]
 Draw = Callable[[random.Random], Scenario] | None
+
+
+def draw_deaths_and_backups(random: random.Random) -> Scenario:
+    """Return a scenario in which processes end while the server is set back."""
+    steps = draw_steps(random, 40, ("edit", "network", *["kill", "close", "power cut"] * 2, *["set back"] * 8))
+    return replace(draw_backups(random), devices=2, steps=steps, weather=Weather(latency=0.3, truncate=0.2))
 
 
 def believe_204(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,6 +237,11 @@ def believe_answers_that_nobody_can_see_any_more(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Session, "_is_echo_lost", lambda self: False)
 
 
+def expect_in_memory_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    settle = LocalStore.settle
+    monkeypatch.setattr(LocalStore, "settle", lambda self, document, batch, **options: settle(self, document, batch))
+
+
 def send_half_a_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "_refuse_open_transaction", lambda doc: None)
 
@@ -240,7 +253,7 @@ BREAKS: dict[str, tuple[Break, frozenset[str], Draw]] = {
         (forget_numbers, {"one number, one body"}, None),
         (seal_in_memory, {"one number, one body"}, None),
         (ignore_the_check_in_offsets, {"a divergence is noticed"}, draw_backups),
-        (store_the_checkpoint_first, {"the checkpoint is not ahead of the data"}, None),
+        (store_the_checkpoint_first, {"the checkpoint is not ahead of the data"}, draw_interruptions),
         (forget_unsaved_edits, {"the stream has what a replica has"}, None),
         (leave_waiting_updates_out_of_snapshots, {"the checkpoint is not ahead of the data"}, None),
         (heal_by_version_only, {"the stream has what a replica has", "an edit that returned is in the stream"}, draw_backups),
@@ -260,6 +273,7 @@ BREAKS: dict[str, tuple[Break, frozenset[str], Draw]] = {
             {"an edit that returned is in the stream", "the stream has what a replica has"},
             draw_backups,
         ),
+        (expect_in_memory_only, {"an edit that returned is in the stream", "the stream has what a replica has"}, draw_deaths_and_backups),
         (send_half_a_transaction, {"the stream has what a replica has", "an edit that returned is in the stream"}, draw_interruptions),
     )
 }

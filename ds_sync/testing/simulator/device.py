@@ -40,12 +40,6 @@ class Holding:
         """None while it is closed."""
         self.sealed: ProducerStamp | None = None
         """The number of the newest batch that was sealed."""
-        self.answered: list[bytes] = []
-        """What a server has said it has, and what was not read from the stream since."""
-        self.unread = False
-        """The server was set back meanwhile, and lost that; the process that is running knows what it expects."""
-        self.blind = False
-        """No process knows any more what was expected then: nothing shows that the server has lost it."""
         self.transaction: asyncio.Task[None] | None = None
         """The application has one open."""
         self._device = device
@@ -76,22 +70,10 @@ class Holding:
         """The power was cut, and `commit` is the newest that is left: later edits are excused."""
         self._edits = [edit for edit in self._edits if edit[1] <= commit]
 
-    def lose_history(self) -> None:
-        """The server was set back."""
-        if self.answered:
-            self.unread = self.document is not None and bool(self.document._local.expected)
-            self.blind = self.blind or not self.unread
-
-    def forget(self) -> None:
-        """The process died, or the document was closed."""
-        self.document = None
-        self.blind, self.unread = self.blind or self.unread, False
-
     def continue_from(self, other: Holding) -> None:
         """This is a copy of the file in which `other` is."""
         self.note_edits(other.returned, 0)
         self.sealed = other.sealed
-        self.answered, self.blind = list(other.answered), other.blind or other.unread
 
 
 class Device:
@@ -273,7 +255,7 @@ class Device:
                 self._network.excuse(process)
                 holding.document = await self._opened.open(holding.path, crdt=self.adapter.name)
 
-        holding.forget()
+        holding.document = None
         await self._attend(process.start(reopen()))
         if self.up and holding.document is not None:
             holding.laws.check_edits(holding, "after closing and opening")
@@ -289,7 +271,7 @@ class Device:
             close()
         self.process = self._replica = None
         for holding in self.holdings.values():
-            holding.forget()
+            holding.document = None
             if process.power_fails and not self._scenario.power_safe:
                 holding.fall_back(self.disk.commits)
         process.image.restore(self.path)

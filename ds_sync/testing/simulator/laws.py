@@ -158,8 +158,8 @@ class Laws:
         stopped: set[str] = set()
         for device in devices:
             self.check_edits(device, "in the end")
-            verdict = "blind" if device.blind else self._judge(device, tail)
-            if verdict not in ("blind", "stopped") and self._noticed(device.store):
+            verdict = self._judge(device, tail)
+            if verdict != "stopped" and self._noticed(device.store):
                 reading.append(device)
                 if verdict == "synced":
                     synced.append(device)

@@ -30,9 +30,6 @@ class Held(Protocol):
 
     laws: Laws
     sealed: ProducerStamp | None
-    answered: list[bytes]
-    unread: bool
-    blind: bool
 
 
 class ReplicaProcess(Process):
@@ -127,24 +124,12 @@ def _stepping(name: str) -> Callable[..., Any]:
         result = original(self, *args, **options)
         if name == "seal":
             self.held(args[0]).sealed = args[1].stamp
-        if laws is not None:
-            _note_reading(self.held(args[0]), name, args)
         if laws is not None and before is not None:
             laws.after(self, name, args, before)
         process.step(f"after {name}")
         return result
 
     return call
-
-
-def _note_reading(held: Held, name: str, args: Sequence[Any]) -> None:
-    if name == "settle":
-        held.answered.append(args[1].payload)
-    elif name == "advance" and held.answered:
-        read = set(held.laws.ledger.frames(args[3]))
-        held.answered = [payload for payload in held.answered if payload not in read]
-    elif name == "begin_heal":
-        held.answered, held.unread, held.blind = [], False, False
 
 
 for _name, _ in inspect.getmembers(LocalStore, inspect.isfunction):

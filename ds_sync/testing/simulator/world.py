@@ -217,9 +217,6 @@ class World:
         self.server.process.die("to be set back to an older copy of its file")
         await self.server.bury()
         self.random.choice(self._backups).restore(self.server.path)
-        for device in self.devices:
-            for holding in device.holdings.values():
-                holding.lose_history()
         self.server.disk = Disk(self.server.path)
         self.server.start()
         self.server.trimmed.clear()
