@@ -203,8 +203,9 @@ class Producer:
 
     def _clock(self) -> int:
         # Later than that of any earlier run, so a program that starts again with the same id neither meets its old numbers nor is
-        # taken for a repetition of itself.
-        return int(self._environment.now() * 1000)
+        # taken for a repetition of itself. Of two that begin in the same millisecond, the digits below it tell one from the other: the
+        # batches of the second would pass for repetitions of the first's, and be lost. Below 2^53 until the year 2255.
+        return int(self._environment.now() * 1000) * 1000 + self._environment.random.randrange(1000)
 
     def _check_usable(self) -> None:
         if self._error is not None:
