@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from math import isfinite
+from typing import Any, Final, NoReturn
 
 from pycrdt import Doc
 
@@ -15,6 +16,12 @@ from ds_sync.crdt import Word
 from ds_sync.exceptions import InvalidUpdateError
 from ds_sync.protocol.framing import build_frame, build_varint
 from ds_sync_yjs.wire import Reader, WireError
+
+MAX_CLIENT: Final = 2**53 - 1
+"""The largest number JavaScript knows exactly; its clients fail on a larger one."""
+
+MAX_CLOCK: Final = 2**52
+"""Nobody comes near it. There must be room above it: who is spoken for by another answers with a later clock."""
 
 
 class YjsPresence:
@@ -36,13 +43,34 @@ class YjsPresence:
         """Return the words. Raises InvalidUpdateError."""
         reader = Reader(update)
         try:
-            return [Word(reader.varint(), reader.varint(), _read_state(reader)) for _ in range(reader.count())]
+            return [_read_word(reader) for _ in range(reader.count())]
         except (WireError, IndexError, ValueError, RecursionError) as error:
             raise InvalidUpdateError(f"these bytes are no presence update: {error}") from error
+
+
+def _read_word(reader: Reader) -> Word:
+    client, clock = reader.varint(), reader.varint()
+    if client > MAX_CLIENT or clock > MAX_CLOCK:
+        raise WireError("a client or a clock beyond what JavaScript can count")
+    return Word(client, clock, _read_state(reader))
 
 
 def _read_state(reader: Reader) -> Any:
     size = reader.count()
     reader.skip(size)
     text = reader.data[reader.at - size : reader.at]
-    return json.loads(text) if text else None
+    if not text:
+        return None
+    state = json.loads(text, parse_constant=_refuse_number, parse_float=_read_float)
+    if b"\\u" in text:
+        json.dumps(state, ensure_ascii=False).encode()  # half a character can be escaped, and not be written: a ValueError
+    return state
+
+
+def _read_float(spelled: str) -> float:
+    number = float(spelled)
+    return number if isfinite(number) else _refuse_number(spelled)
+
+
+def _refuse_number(spelled: str) -> NoReturn:
+    raise ValueError(f"{spelled[:20]} is no number that JSON can spell")

@@ -215,8 +215,8 @@ def _skip_content(reader: Reader, kind: int) -> int:
             shared = reader.varint()
             if shared in (3, 5):
                 reader.skip_block()
-            elif shared == 7:
-                raise WireError("weak links are not supported")
+            elif shared > 6:  # 7 is a weak link; Yjs can't read more, and could not read what follows it
+                raise WireError(f"a shared type that is not supported: {shared}")
         case 8:  # values
             count = reader.count()
             _skip_values(reader, count)

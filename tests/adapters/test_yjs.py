@@ -295,3 +295,11 @@ def test_a_deletion_of_half_a_surrogate_pair_leaves_a_snapshot_that_can_be_read(
     adapter.apply(copy, [adapter.snapshot(doc)])
     assert str(copy.get("text", type=Text)) == str(text)
     assert str(text).startswith("X")
+
+
+@pytest.mark.parametrize("number", [7, 9, 15])
+def test_a_shared_type_that_yjs_does_not_know_is_refused(number: int) -> None:
+    adapter = YjsAdapter()
+    update = bytes.fromhex("010105000701") + b"\x04body" + bytes((number, 0))
+    with pytest.raises(InvalidUpdateError, match="a shared type"):
+        adapter.apply(adapter.new(), [update])

@@ -12,12 +12,13 @@ from pycrdt import Awareness, Doc
 
 from ds_sync.crdt import Word
 from ds_sync.exceptions import InvalidUpdateError
+from ds_sync.protocol.framing import build_frame, build_varint
 
 PRESENCE = YjsPresence()
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(), lambda part: st.lists(part) | st.dictionaries(st.text(), part)
 )
-WORDS = st.lists(st.builds(Word, st.integers(0, 2**53), st.integers(0, 2**31), JSON), max_size=5)
+WORDS = st.lists(st.builds(Word, st.integers(0, 2**53 - 1), st.integers(0, 2**31), JSON), max_size=5)
 
 
 @given(WORDS)
@@ -47,6 +48,18 @@ def test_the_client_is_the_documents() -> None:
 def test_what_is_not_json_is_refused(state: Any) -> None:
     with pytest.raises((ValueError, TypeError)):
         PRESENCE.encode([Word(1, 1, state)])
+
+
+@pytest.mark.parametrize("state", [b'{"x":NaN}', b"-Infinity", b"[1e999]", b'"\\ud800"'])
+def test_what_nobody_could_pass_on_is_refused(state: bytes) -> None:
+    with pytest.raises(InvalidUpdateError):
+        PRESENCE.decode(build_varint(1) + build_varint(7) + build_varint(1) + build_frame(state))
+
+
+@pytest.mark.parametrize(("client", "clock"), [(2**53, 1), (7, 2**52 + 1), (7, 2**62)])
+def test_numbers_that_javascript_fails_on_are_refused(client: int, clock: int) -> None:
+    with pytest.raises(InvalidUpdateError):
+        PRESENCE.decode(build_varint(1) + build_varint(client) + build_varint(clock) + build_frame(b"{}"))
 
 
 @given(st.binary(max_size=80))

@@ -78,6 +78,8 @@ class TargetPolicy:
             return True
         if inner.is_loopback:
             return self._allow_loopback
+        if isinstance(inner, ipaddress.IPv6Address) and inner.is_site_local:
+            return False  # private once, and for Python's `is_global` public
         return scheme == "https" and inner.is_global and not inner.is_multicast and not inner.is_reserved
 
 

@@ -72,6 +72,7 @@ async def is_allowed(policy: TargetPolicy, url: str) -> bool:
         ("https://[::]/", False),
         ("https://[::1]/", False),
         ("https://[fe80::1]/", False),
+        ("https://[fec0::1]/", False),
         ("https://[fd00::1]/", False),
         ("https://[ff02::1]/", False),
         ("https://[::ffff:10.0.0.1]/", False),
