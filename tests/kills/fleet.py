@@ -19,8 +19,9 @@ from urllib.parse import quote
 
 from kill_worker import parse_tokens
 from pycrdt import Doc, Text
-from verdict import Witness, check_acknowledged, check_content, check_equal, check_everywhere, check_frames, parse_journal
+from verdict import Loss, Witness, check_acknowledged, check_content, check_equal, check_everywhere, check_frames, parse_journal
 
+from ds_sync.exceptions import CorruptFileError
 from ds_sync.protocol.framing import parse_frames
 from ds_sync.protocol.history import START
 from ds_sync.server.engines.sqlite import SqliteEngine
@@ -326,7 +327,11 @@ class Fleet:
         copy = self.folder / "server-copy.db"
         copy_database(self.server_file, copy)
         if copy.exists():
-            for document, records in asyncio.run(read_records(copy)).items():
+            try:
+                found = asyncio.run(read_records(copy))
+            except CorruptFileError as error:  # a file that can't be read has lost what was acknowledged
+                raise Loss(f"the dead server: {error}") from error
+            for document, records in found.items():
                 check_acknowledged(f"the dead server, {document}", parse_tokens(rebuild(split(records))), self.witnesses(document))
 
     def settle(self) -> dict[str, dict[str, str]]:
