@@ -223,6 +223,19 @@ def decide_append(view: StreamView, request: AppendRequest, now: float) -> Decis
     return Decision(AppendOutcome(made, producer=producer), (Change(made, record, remembered),))
 
 
+def decide_first_append(view: StreamView, request: AppendRequest, fresh: str, now: float) -> Decision[AppendOutcome]:
+    """POST to a document: append, and make the document if nothing was ever here (YJS-PROTOCOL.md section 5.4).
+
+    `fresh`: the incarnation of a new document. One that has ended is not made anew: what is written to it belongs to what was there.
+    Neither is one of which the client knows the life. Raises as `decide_append`.
+    """
+    if view.state is not None or request.incarnation is not None or not request.body or request.content_type is None:
+        return decide_append(view, request, now)
+    made = decide_create(view, CreateRequest(request.path, request.content_type, fresh), now).result.state
+    decision = decide_append(StreamView(made, {}), request, now)
+    return Decision(decision.result, tuple(change and replace(change, fresh=True) for change in decision.changes))
+
+
 def decide_close(view: StreamView, request: AppendRequest, now: float) -> Decision[AppendOutcome]:
     """POST with Stream-Closed and no body (PROTOCOL.md section 5.3); closing twice is fine. Raises as `decide_append`."""
     state = require_stream(view.state, now)

@@ -5,13 +5,21 @@ The decisions say by an exception what they are missing; it is fetched here, and
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias, TypeVar
 
 from ds_sync.environment import Environment
 from ds_sync.exceptions import GoneError, ServerError
-from ds_sync.protocol.decisions import CreateOutcome, CreateRequest, UnburiedError, decide_create
+from ds_sync.protocol.decisions import (
+    AppendOutcome,
+    AppendRequest,
+    CreateOutcome,
+    CreateRequest,
+    UnburiedError,
+    decide_create,
+    decide_first_append,
+)
 from ds_sync.protocol.endings import SourcesNeededError, decide_delete, decide_expire
 from ds_sync.protocol.forks import ForkPoint, ForkRequest, PointNeededError, decide_fork
 from ds_sync.protocol.history import Place
@@ -39,6 +47,19 @@ class Lives:
             return await self._engine.transact((request.path,), lambda views: self._limit(decide_create(views[0], request, now)))
 
         return await self._in_a_free_place(request.path, attempt)
+
+    async def append_first(self, request: AppendRequest, fresh: str) -> AppendOutcome:
+        """Append, and make the stream `fresh` if none was ever there. Raises what `decide_append` does, and ServerError (507)."""
+        now = self._environment.now()
+
+        def decide(views: Sequence[StreamView]) -> Decision[AppendOutcome]:
+            decision = decide_first_append(views[0], request, fresh, now)
+            if any(change is not None and change.fresh for change in decision.changes):
+                self._require_room()
+            return decision
+
+        producer = None if request.producer is None else request.producer.id
+        return await self._engine.transact((request.path,), decide, producer=producer)
 
     async def fork(self, request: ForkRequest) -> CreateOutcome:
         """Make a fork, or find it there. Raises what `decide_fork` does, and ServerError (507) if there are too many streams."""
@@ -70,9 +91,13 @@ class Lives:
         return await self._in_a_free_place(request.path, attempt)
 
     def _limit(self, decision: Decision[CreateOutcome]) -> Decision[CreateOutcome]:
-        if self._most is not None and decision.result.created and self._engine.count() >= self._most:
-            raise ServerError(f"there are {self._most} streams, as many as there may be", status=507, code="STREAM_LIMIT_REACHED")
+        if decision.result.created:
+            self._require_room()
         return decision
+
+    def _require_room(self) -> None:
+        if self._most is not None and self._engine.count() >= self._most:
+            raise ServerError(f"there are {self._most} streams, as many as there may be", status=507, code="STREAM_LIMIT_REACHED")
 
     async def _in_a_free_place(self, path: str, attempt: Callable[[], Awaitable[CreateOutcome]]) -> CreateOutcome:
         while True:

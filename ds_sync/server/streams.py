@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ds_sync.environment import Environment
-from ds_sync.exceptions import GoneError, InvalidRequestError, StaleEpochError, StoreError
+from ds_sync.exceptions import GoneError, InvalidRequestError, NotFoundError, StaleEpochError, StoreError
 from ds_sync.protocol import headers as names
 from ds_sync.protocol.caching import NO_STORE, build_etag
 from ds_sync.protocol.cursor import build_cursor, move_cursor
@@ -110,7 +110,7 @@ class Streams:
         get = headers.get
         expiry = parse_expiry(get(names.STREAM_TTL), get(names.STREAM_EXPIRES_AT))
         closed = names.parse_flag(get(names.STREAM_CLOSED))
-        fresh = f"{self._environment.random.getrandbits(128):032x}"
+        fresh = self._draw_incarnation()
         proposed = names.parse_incarnation(get(names.STREAM_INCARNATION))
         forked_from, sub_offset = get(names.STREAM_FORKED_FROM), parse_sub_offset(get(names.STREAM_FORK_SUB_OFFSET))
         if forked_from is not None:
@@ -137,7 +137,7 @@ class Streams:
 
         `document`: the type of what is appended is given, a producer that began again is rescued, and nobody can close it. The official
         Yjs provider asks for that whenever it disconnects, and may not be refused: it is answered as if it had been done, with no
-        effect on its numbers.
+        effect on its numbers. The first update makes the document.
         """
         headers = parse_headers(scope)
         asked = parse_append(headers, document=document)
@@ -149,23 +149,32 @@ class Streams:
             return
         request, producer = AppendRequest(path, body, *asked), asked.producer
         try:
-            outcome = await self._append(request)
+            outcome = await self._append(request, document=document)
         except StaleEpochError as error:
             if producer is None or not (document and closing) or error.current_epoch != producer.epoch:
                 raise
             # These are the last words of a producer that began again. It is not there to claim an epoch.
-            outcome = await self._append(replace(request, producer=None))
+            outcome = await self._append(replace(request, producer=None), document=document)
         await answer(send, *build_appended(outcome, numbered=producer is not None and bool(body)))
         if self._retention is not None:
             await self._retention.tend(path, outcome.state)
 
-    async def _append(self, request: AppendRequest) -> AppendOutcome:
+    async def _append(self, request: AppendRequest, *, document: bool) -> AppendOutcome:
         now = self._environment.now()
 
         def decide(views: Sequence[StreamView]) -> Decision[AppendOutcome]:
             return decide_append(views[0], request, now)
 
-        return await self._engine.transact((request.path,), decide, producer=None if request.producer is None else request.producer.id)
+        producer = None if request.producer is None else request.producer.id
+        try:
+            return await self._engine.transact((request.path,), decide, producer=producer)
+        except NotFoundError as error:
+            if not document or not request.path.endswith(FRAMED_SUFFIX) or error.incarnation is not None:
+                raise
+        return await self._lives.append_first(request, self._draw_incarnation())
+
+    def _draw_incarnation(self) -> str:
+        return f"{self._environment.random.getrandbits(128):032x}"
 
     async def delete(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """DELETE (section 5.4 of the protocol's operations)."""

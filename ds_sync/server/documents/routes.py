@@ -27,7 +27,7 @@ from ds_sync.server.engines.presence import PresenceEngine
 from ds_sync.server.live import Waiters
 from ds_sync.server.lives import Lives
 from ds_sync.server.requests import DEFAULT_CONTENT_TYPE, only_value, parse_query, parse_stream_path
-from ds_sync.server.responses import METHODS, HeaderList, Receive, Scope, Send, answer
+from ds_sync.server.responses import COMMON_HEADERS, METHODS, HeaderList, Receive, Scope, Send, answer
 from ds_sync.server.streams import Limits, Streams, raw_path
 
 KINDS: Final = ("yjs",)
@@ -138,9 +138,9 @@ class Documents:
             return
         calls: dict[str, Call] = {
             "GET": lambda *call: self._get(name, *call),
-            "HEAD": lambda *call: self._streams.head(name.updates, *call),
+            "HEAD": lambda *call: self._head(name, *call),
             "POST": lambda *call: self._streams.post(name.updates, *call, document=True),
-            "PUT": lambda *call: self._streams.put(name.updates, *call),
+            "PUT": lambda scope, *call: self._streams.put(name.updates, _without_type(scope), *call),
             "DELETE": lambda *call: self._delete(name, *call),
         }
         call = calls.get(scope["method"])
@@ -191,7 +191,11 @@ class Documents:
     async def newest_snapshot(self, name: DocumentName, incarnation: str) -> Snapshot | None:
         """Return the newest snapshot of this life of the document, if it has one. Raises NotFoundError if it went meanwhile."""
         keys = await self._snapshots.find(name.root, incarnation)
-        return await self._snapshots.read(name.root, incarnation, keys[-1]) if keys else None
+        if not keys:
+            return None
+        found = await self._snapshots.read(name.root, incarnation, keys[-1])
+        self._streams.reads.note(name.updates, found.place.position)
+        return found
 
     async def _require(self, name: DocumentName) -> StreamState:
         return require_stream((await self._engine.read(name.updates, None, 0)).state, self._environment.now())
@@ -202,9 +206,16 @@ class Documents:
         if offset == SNAPSHOT:
             await self._discover(name, scope, send)
         elif offset is not None and offset.endswith(SUFFIX):
-            await self._read_snapshot(name, offset, send)
+            await self._read_snapshot(name, offset, scope, send)
         else:
             await self._streams.get(name.updates, _spell_live(scope, names.LIVE_LONG_POLL), receive, send)
+
+    async def _head(self, name: DocumentName, scope: Scope, receive: Receive, send: Send) -> None:
+        offset = only_value(parse_query(scope["query_string"]), names.QUERY_OFFSET)
+        if offset is not None and (offset == SNAPSHOT or offset.endswith(SUFFIX)):
+            await self._get(name, scope, receive, send)
+        else:
+            await self._streams.head(name.updates, scope, receive, send)
 
     async def _discover(self, name: DocumentName, scope: Scope, send: Send) -> None:
         state = await self._require(name)
@@ -216,16 +227,22 @@ class Documents:
         ]
         await answer(send, 307, fields)
 
-    async def _read_snapshot(self, name: DocumentName, key: str, send: Send) -> None:
+    async def _read_snapshot(self, name: DocumentName, key: str, scope: Scope, send: Send) -> None:
         state = await self._require(name)
         found = await self._snapshots.read(name.root, state.incarnation, key)
+        self._streams.reads.note(name.updates, found.place.position)  # the reader goes on from there
         fields: HeaderList = [
             (b"content-type", DEFAULT_CONTENT_TYPE.encode()),
             (b"stream-next-offset", found.next_offset.encode()),
             (b"stream-incarnation", state.incarnation.encode()),
             (b"cache-control", b"private, max-age=5"),
         ]
-        await answer(send, 200, fields, found.data)
+        if scope["method"] == "HEAD":
+            fields.append((b"content-length", b"%d" % len(found.data)))
+            await send({"type": "http.response.start", "status": 200, "headers": COMMON_HEADERS + fields})
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            await answer(send, 200, fields, found.data)
 
     async def _delete(self, name: DocumentName, scope: Scope, receive: Receive, send: Send) -> None:
         # The document first: what is left of the others after a crash belongs to a life that has ended, and is never read again.
@@ -262,6 +279,11 @@ def _spell_live(scope: Scope, transport: str) -> Scope:
         return scope
     parts = [b"live=" + transport.encode() if part == b"live=true" else part for part in query.split(b"&")]
     return {**scope, "query_string": b"&".join(parts)}
+
+
+def _without_type(scope: Scope) -> Scope:
+    # A document is made of frames whatever its creator says: as another type nobody could write to it.
+    return {**scope, "headers": [field for field in scope["headers"] if field[0].lower() != b"content-type"]}
 
 
 def _as_missing_document(error: NotFoundError) -> NotFoundError:

@@ -128,6 +128,12 @@ async def test_a_log_that_has_grown_gets_a_snapshot_and_the_next_replaces_it(eng
     position, check = first.removesuffix("_snapshot").split("_")
     assert answer.headers["stream-next-offset"] == f"{position}_{int(check) + 1:016}"
     assert answer.headers["content-type"] == "application/octet-stream"
+    head = await typist("HEAD", f"{DOC}?offset={first}")
+    assert (head.status, head.body) == (200, b"")
+    assert head.headers == answer.headers
+    assert (await typist("HEAD", f"{DOC}?offset=snapshot")).headers["location"].endswith(first)
+    assert (await typist("HEAD", f"{DOC}?offset={'9' * 16}_{'9' * 16}_snapshot")).status == 404
+    assert (await typist("HEAD", DOC)).headers["stream-next-offset"] == first.removesuffix("_snapshot")
     await typist.type("after")
     assert await typist.join() == str(typist.text)
     await typist.type("y" * 300)

@@ -83,6 +83,39 @@ async def test_a_document_is_made_written_read_and_deleted(ask: Asker) -> None:
     assert await ask.updates() == []
 
 
+async def test_the_first_update_makes_the_document(ask: Asker) -> None:
+    """YJS-PROTOCOL.md section 5.4. What is refused makes none, and one that was deleted is not made by what belonged to it."""
+    for refused, status in (
+        (await ask("POST", DOC, b"\x05no frame"), 400),
+        (await ask("POST", DOC), 404),
+        (await ask.post(frame(b"a gap"), 0, 3), 409),
+        (await ask("POST", DOC, frame(b"x"), stream_incarnation="0" * 32), 404),
+        (await ask("POST", f"{RAW}/.updates", frame(b"a plain stream"), content_type="application/octet-stream"), 404),
+        (await ask("POST", f"{DOC}?awareness=default", frame(b"me")), 404),
+    ):
+        assert refused.status == status
+        assert (await ask("HEAD", DOC)).status == 404
+    first = await ask.post(frame(b"one"), 0, 0)
+    assert (first.status, (await ask("PUT", DOC)).status) == (200, 200)
+    assert first.headers["stream-next-offset"] == (await ask("HEAD", DOC)).headers["stream-next-offset"]
+    assert (await ask.post(frame(b"one"), 0, 0)).status == 204, "its number is remembered"
+    assert (await ask("POST", DOC, frame(b"two"))).status == 204
+    assert await ask.updates() == [b"one", b"two"]
+    await ask("DELETE", DOC)
+    for body in (frame(b"three"), b"\x01\x02\x03"):
+        gone = await ask("POST", DOC, body)
+        assert (gone.status, code_of(gone)) == (404, "DOCUMENT_NOT_FOUND")
+    assert (await ask("HEAD", DOC)).status == 404
+
+
+async def test_a_document_is_of_one_type(ask: Asker) -> None:
+    made = await ask("PUT", DOC, content_type="application/json")
+    assert (made.status, made.headers["content-type"]) == (201, "application/octet-stream")
+    assert (await ask("PUT", DOC, content_type="text/plain")).status == 200
+    assert (await ask("POST", DOC, frame(b"one"), content_type="text/plain")).status == 204
+    assert await ask.updates() == [b"one"]
+
+
 async def test_older_clients_leave_the_transport_to_the_server(ask: Asker) -> None:
     await ask("PUT", DOC)
     polled = await ask("GET", f"{DOC}?offset=-1&live=true")

@@ -18,6 +18,7 @@ from ds_sync.protocol.retention import KeepUpdates
 from ds_sync.server.app import create_app
 from ds_sync.server.documents.compaction import Compactor
 from ds_sync.server.documents.read_positions import SPAN, ReadPositions
+from ds_sync.server.documents.routes import DocumentName
 from ds_sync.server.documents.snapshots import Snapshots
 from ds_sync.server.documents.trimming import Trimmer
 from ds_sync.server.engines.base import StorageEngine
@@ -233,7 +234,9 @@ async def test_a_full_disk_is_logged_and_tried_again(site: Site, monkeypatch: py
     assert await site.earliest() == position(first)
 
 
-async def test_readers_over_http_hold_their_place(engine: StorageEngine) -> None:
+@pytest.mark.parametrize("reading", ["updates", "snapshot", "room"])
+async def test_readers_over_http_hold_their_place(engine: StorageEngine, reading: str) -> None:
+    """Who reads a snapshot goes on from its place: that counts as read."""
     time = [1_800_000_000.0]
     environment = Environment(monotonic=lambda: time[0], now=lambda: time[0])
     app = create_app(engine, environment=environment, compact_after=1 << 40, keep_updates=KeepUpdates(size=0), open_worker=open_inline)
@@ -251,7 +254,13 @@ async def test_readers_over_http_hold_their_place(engine: StorageEngine) -> None
         answer = await transport.request("POST", DOC, headers={}, body=build_frame(doc.get_update(before)), timeout=5)
         offsets.append(answer.headers["stream-next-offset"])
         if words == "two ":
-            assert (await transport.request("GET", f"{STREAM}?offset={offsets[0]}", headers={}, timeout=5)).status == 200
+            if reading == "room":
+                state = (await engine.read(UPDATES, None, 0)).state
+                assert state is not None
+                assert await app._documents.newest_snapshot(DocumentName("yjs", "notes", "a"), state.incarnation) is not None
+            else:
+                url = f"{STREAM}?offset={offsets[0]}" if reading == "updates" else f"{DOC}?offset={offsets[0]}_snapshot"
+                assert (await transport.request("GET", url, headers={}, timeout=5)).status == 200
         assert await compactor.compact(ROOT)
     assert (await engine.read(UPDATES, None, 0)).state.earliest.position == position(offsets[0])  # type: ignore[union-attr]
     with pytest.raises(GoneError):
