@@ -57,7 +57,7 @@ COLLECT = (5_000, 20, 10)
     default=1024 * 1024,
     show_default=True,
     type=click.IntRange(0),
-    help="Bytes by which a document's log grows until it gets a snapshot; 0: none are made.",
+    help="Bytes by which a document's log grows until it gets a snapshot at once; with a 64th of them, when there is time. 0: never.",
 )
 @click.option(
     "--keep-updates",

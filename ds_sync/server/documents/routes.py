@@ -20,7 +20,7 @@ from ds_sync.protocol.expiry import Expiry
 from ds_sync.protocol.offsets import BEGINNING
 from ds_sync.protocol.state import StreamState, require_stream
 from ds_sync.server.documents.compaction import Compactor, OpenWorker
-from ds_sync.server.documents.snapshots import SUFFIX, Snapshot, Snapshots
+from ds_sync.server.documents.snapshots import SUFFIX, Snapshot, Snapshots, build_key
 from ds_sync.server.documents.trimming import Trimmer
 from ds_sync.server.engines.base import StorageEngine
 from ds_sync.server.engines.presence import PresenceEngine
@@ -190,12 +190,18 @@ class Documents:
 
     async def newest_snapshot(self, name: DocumentName, incarnation: str) -> Snapshot | None:
         """Return the newest snapshot of this life of the document, if it has one. Raises NotFoundError if it went meanwhile."""
-        keys = await self._snapshots.find(name.root, incarnation)
-        if not keys:
+        self._expect_company(name)
+        newest = await self._snapshots.newest(name.root, incarnation)
+        if newest is None:
             return None
-        found = await self._snapshots.read(name.root, incarnation, keys[-1])
+        found = await self._snapshots.read(name.root, incarnation, build_key(newest.place))
         self._streams.reads.note(name.updates, found.place.position)
         return found
+
+    def _expect_company(self, name: DocumentName) -> None:
+        # After a restart nobody knows which documents have long tails; who joins one is seldom the last.
+        if self._compactor is not None:
+            self._compactor.consider(name.root)
 
     async def _require(self, name: DocumentName) -> StreamState:
         return require_stream((await self._engine.read(name.updates, None, 0)).state, self._environment.now())
@@ -219,8 +225,9 @@ class Documents:
 
     async def _discover(self, name: DocumentName, scope: Scope, send: Send) -> None:
         state = await self._require(name)
-        keys = await self._snapshots.find(name.root, state.incarnation)
-        target = keys[-1] if keys else BEGINNING
+        self._expect_company(name)
+        newest = await self._snapshots.newest(name.root, state.incarnation)
+        target = BEGINNING if newest is None else build_key(newest.place)
         fields: HeaderList = [
             (b"location", raw_path(scope) + b"?offset=" + target.encode()),
             (b"cache-control", b"private, max-age=5"),

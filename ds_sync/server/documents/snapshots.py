@@ -7,6 +7,7 @@ carry the incarnation of their document: what a document that was deleted has le
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -23,6 +24,9 @@ from ds_sync.server.engines.base import Run, StorageEngine
 from ds_sync.server.lives import Lives
 
 SUFFIX: Final = "_snapshot"
+
+REMEMBERED: Final = 10_000
+"""Documents whose newest snapshot is known without reading."""
 
 EVERYTHING: Final = 2**62
 """Bytes: more than there is."""
@@ -61,20 +65,33 @@ class Snapshots:
         self._engine = engine
         self._environment = environment
         self._lives = Lives(engine, environment)
+        self._newest: OrderedDict[str, tuple[str, Place, Milestone | None]] = OrderedDict()
+        """By document: its life, how far its index was read, and what stands last there. An index has as many entries as there ever were
+        snapshots, and every newcomer asks for the last one."""
 
-    async def find(self, root: str, incarnation: str) -> tuple[str, ...]:
-        """Return the keys of all snapshots that this life of the document ever had, newest last; only the newest is still there."""
-        return tuple(build_key(milestone.place) for milestone in await self.milestones(root, incarnation))
+    async def newest(self, root: str, incarnation: str) -> Milestone | None:
+        """Return of what the newest snapshot of this life of the document was made; of the index it reads what it has not read before."""
+        known = self._newest.pop(root, None)
+        if known is None or known[0] != incarnation:
+            known = (incarnation, START, None)
+        try:
+            run = await self._engine.read(_index(root), known[1], EVERYTHING)
+        except GoneError:  # the index of another life has taken its place
+            run = await self._engine.read(_index(root), START, EVERYTHING)
+        if run.state is None or not run.state.listed or run.state.incarnation != incarnation:
+            return None
+        newest = _parse_entries(run.records[-1:])[-1] if run.records else known[2]
+        self._newest[root] = (incarnation, run.end, newest)
+        while len(self._newest) > REMEMBERED:
+            self._newest.popitem(last=False)
+        return newest
 
     async def milestones(self, root: str, incarnation: str) -> tuple[Milestone, ...]:
-        """Return of what all snapshots of this life of the document were made, newest last."""
+        """Return of what all snapshots of this life of the document were made, newest last; only that one is still there."""
         run = await self._engine.read(_index(root), START, EVERYTHING)
         if run.state is None or run.state.incarnation != incarnation or not run.records:
             return ()
-        return tuple(
-            Milestone(parse_key(entry["snapshotOffset"]), entry["createdAt"] / 1000, entry.get("leftOut", 0))
-            for entry in json.loads(build_json_page(run.records))
-        )
+        return _parse_entries(run.records)
 
     async def read(self, root: str, incarnation: str, key: str) -> Snapshot:
         """Return a snapshot. Raises InvalidRequestError for what is no key, NotFoundError (SNAPSHOT_NOT_FOUND)."""
@@ -83,6 +100,11 @@ class Snapshots:
         if run is None or run.state is None or run.state.incarnation != incarnation or not run.records:
             raise NotFoundError("Snapshot not found", code="SNAPSHOT_NOT_FOUND")
         return Snapshot(b"".join(run.records), place)
+
+    async def measure(self, root: str, key: str) -> int:
+        """Return how many bytes a snapshot has; 0 if it is not there."""
+        state = (await self._engine.read(f"{root}/.snapshots/{key}", None, 0)).state
+        return state.position if state is not None and state.listed else 0
 
     async def store(self, root: str, incarnation: str, snapshot: Snapshot) -> str:
         """Store a snapshot that nobody is told of yet; return its key. What an earlier attempt left there makes room."""
@@ -142,6 +164,13 @@ class Snapshots:
             await self._lives.delete(path)
         except (NotFoundError, GoneError):
             return
+
+
+def _parse_entries(records: Sequence[bytes]) -> tuple[Milestone, ...]:
+    return tuple(
+        Milestone(parse_key(entry["snapshotOffset"]), entry["createdAt"] / 1000, entry.get("leftOut", 0))
+        for entry in json.loads(build_json_page(records))
+    )
 
 
 def _index(root: str) -> str:

@@ -20,7 +20,7 @@ from ds_sync.protocol.history import START, Place
 from ds_sync.protocol.state import FRAMED_SUFFIX, StreamState, require_stream
 from ds_sync.server.documents.compaction import PAGE_BYTES, open_process
 from ds_sync.server.documents.routes import KINDS, DocumentName, Documents
-from ds_sync.server.documents.snapshots import EVERYTHING, SUFFIX, Snapshots, parse_key
+from ds_sync.server.documents.snapshots import EVERYTHING, SUFFIX, Snapshots, build_key
 from ds_sync.server.engines.base import StorageEngine
 from ds_sync.server.gateway import PRESENCE_NAME
 from ds_sync.server.live import Waiters
@@ -154,15 +154,14 @@ class Survey:
         }
 
     async def _describe_document(self, name: DocumentName, state: StreamState) -> dict[str, Any]:
-        keys = await self._snapshots.find(name.root, state.incarnation)
+        newest = await self._snapshots.newest(name.root, state.incarnation)
         snapshot = None
-        if keys:
-            stored = (await self._engine.read(f"{name.root}/.snapshots/{keys[-1]}", None, 0)).state
-            until = parse_key(keys[-1]).position
+        if newest is not None:
+            key = build_key(newest.place)
             snapshot = {
-                "offset": keys[-1].removesuffix(SUFFIX),
-                "bytes": 0 if stored is None else stored.position,
-                "log_since": state.position - until,
+                "offset": key.removesuffix(SUFFIX),
+                "bytes": await self._snapshots.measure(name.root, key),
+                "log_since": state.position - newest.place.position,
             }
         return {
             "kind": name.kind,

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from ds_sync.crdt import load_adapter
 from ds_sync.environment import Environment
 from ds_sync.exceptions import CompactionError, NotFoundError
 from ds_sync.protocol.framing import build_frame, build_frames, parse_frames
+from ds_sync.protocol.history import spell_place
 from ds_sync.server.app import create_app
-from ds_sync.server.documents.compaction import Compactor, Worker, open_process
+from ds_sync.server.documents.compaction import CHECK_SECONDS, PATIENCE, Compactor, Worker, open_process
 from ds_sync.server.documents.snapshots import Snapshots
 from ds_sync.server.documents.worker import Compaction
 from ds_sync.server.engines.base import StorageEngine
@@ -148,6 +150,154 @@ async def test_a_log_that_has_grown_gets_a_snapshot_and_the_next_replaces_it(eng
     assert await typist.join() == str(typist.text)
     assert len((await typist("GET", f"{DOC}?offset=-1")).body) > 600, "the log is kept"
     assert await engine.list(f"{ROOT}/.snapshots/*") == [f"{ROOT}/.snapshots/{second}"]
+    await typist.aclose()
+
+
+class Watched:
+    """A compactor whose time passes when it sleeps, as fast as it can; a snapshot takes `cost` seconds of it."""
+
+    def __init__(self, engine: StorageEngine, after: int, cost: float = 0.0) -> None:
+        self.time = 1_000.0
+        self.made: dict[str, list[float]] = {}
+        environment = Environment(monotonic=lambda: self.time, sleep=self._sleep)
+        self.snapshots = Snapshots(engine, environment)
+        self.compactor = Compactor(engine, self.snapshots, environment, after, open_inline)
+        compact = self.compactor.compact
+
+        async def noting(root: str) -> bool:
+            made = await compact(root)
+            self.made.setdefault(root, []).append(self.time)
+            self.time += cost
+            return made
+
+        self.compactor.compact = noting  # type: ignore[method-assign]
+
+    async def _sleep(self, seconds: float) -> None:
+        self.time += seconds
+        await asyncio.sleep(0)
+
+    async def rest(self) -> None:
+        """Return when it has nothing to do."""
+        while self.compactor._task is not None:
+            await asyncio.wait((self.compactor._task,))
+
+
+async def test_a_tail_that_newcomers_would_notice_gets_a_snapshot_a_little_later(engine: StorageEngine) -> None:
+    typist, watched = Typist(engine, after=None), Watched(engine, 6_400)
+    await typist("PUT", DOC)
+    await typist.type("x" * 60)
+    await watched.rest()
+    assert watched.made == {}, "less than the 64th part of 6,400"
+    began = watched.time
+    await typist.type("x" * 60)
+    await watched.rest()
+    assert [made - began for made in watched.made[ROOT]] == [pytest.approx(PATIENCE, abs=2 * CHECK_SECONDS)]
+    await typist.type("y" * 7_000)
+    await watched.rest()
+    assert watched.made[ROOT][1] - watched.made[ROOT][0] < 2, "at once"
+    await typist.type("z" * 120)
+    await watched.rest()
+    assert len(watched.made[ROOT]) == 2, "less than the 32nd part of a snapshot of 7,000"
+    await typist.type("z" * 120)
+    await watched.rest()
+    assert len(watched.made[ROOT]) == 3
+    assert await typist.join() == str(typist.text)
+    await watched.compactor.aclose()
+    await typist.aclose()
+
+
+async def test_early_snapshots_take_a_quarter_of_the_time(engine: StorageEngine) -> None:
+    typist, watched = Typist(engine, after=None), Watched(engine, 6_400, cost=10.0)
+    updates = Doc[Any]({"body": Text("x" * 200)}).get_update()
+    for name in "abc":
+        await typist("PUT", DOC[:-1] + name)
+        assert (await typist("POST", DOC[:-1] + name, build_frame(updates))).status == 204
+    await watched.rest()
+    times = sorted(time for (time,) in watched.made.values())
+    assert [late - early for early, late in pairwise(times)] == [pytest.approx(40, abs=1)] * 2
+    await watched.compactor.aclose()
+    await typist.aclose()
+
+
+async def test_a_long_tail_from_before_a_restart_goes_when_somebody_joins(engine: StorageEngine) -> None:
+    typist = Typist(engine, after=None)
+    await typist("PUT", DOC)
+    await typist.type("x" * 500)
+    await typist.aclose()
+    watched = Watched(engine, 6_400)
+    assert watched.compactor._task is None
+    watched.compactor.consider(ROOT)
+    await watched.rest()
+    assert len(watched.made[ROOT]) == 1
+    await watched.compactor.aclose()
+    joined = list[str]()
+    reader = Typist(engine, after=6_400)
+    compactor = reader.app._documents._compactor
+    assert compactor is not None
+    compactor.consider = joined.append  # type: ignore[method-assign]
+    await reader.newest()
+    assert joined == [ROOT]
+    await reader.aclose()
+
+
+async def test_the_index_is_read_on_from_where_it_was_read(engine: StorageEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    typist, watched = Typist(engine, after=None), Watched(engine, 1 << 40)
+    await typist("PUT", DOC)
+    for words in ("one", "two", "three"):
+        await typist.type(words)
+        assert await watched.compactor.compact(ROOT)
+    life = (await engine.read(f"{ROOT}/.updates", None, 0)).state
+    assert life is not None
+    read = list[int]()
+    reads = engine.read
+
+    async def counting(path: str, after: Any, limit: int) -> Any:
+        run = await reads(path, after, limit)
+        if path.endswith("/.index"):
+            read.append(len(run.records))
+        return run
+
+    monkeypatch.setattr(engine, "read", counting)
+    seen = Snapshots(engine, Environment())
+    for words, entries in ((None, 3), (None, 0), ("four", 1)):
+        if words is not None:
+            await typist.type(words)
+            assert await watched.compactor.compact(ROOT)
+            read.clear()
+        newest = await seen.newest(ROOT, life.incarnation)
+        assert newest is not None
+        assert f"{spell_place(newest.place)}_snapshot" == await typist.newest()
+        assert read.pop(0) == entries
+        read.clear()
+    assert await seen.newest(ROOT, "0" * 32) is None
+    await typist("DELETE", DOC)
+    assert await seen.newest(ROOT, life.incarnation) is None
+    await watched.compactor.aclose()
+    await typist.aclose()
+
+
+async def test_the_names_of_all_streams_are_searched_once_a_document(engine: StorageEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an attempt left that did not get to its end goes with the next; after that it is known which snapshot is replaced."""
+    typist, watched = Typist(engine, after=None), Watched(engine, 1 << 40)
+    await typist("PUT", DOC)
+    await typist.type("one")
+    left = f"{ROOT}/.snapshots/{'1' * 16}_{'1' * 16}_snapshot"
+    await typist("PUT", f"http://example.org/v1/stream/{left}")
+    searches = list[str]()
+    lists = engine.list
+
+    async def counting(glob: str) -> list[str]:
+        searches.append(glob)
+        return await lists(glob)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "list", counting)
+        for words in ("two", "three", "four"):
+            await typist.type(words)
+            assert await watched.compactor.compact(ROOT)
+    assert len(searches) == 1
+    assert await engine.list(f"{ROOT}/.snapshots/*") == [f"{ROOT}/.snapshots/{await typist.newest()}"]
+    await watched.compactor.aclose()
     await typist.aclose()
 
 
