@@ -29,6 +29,14 @@ MAX_STREAMS: Final = 20_000
 """Of all documents. Beyond it, those that were written longest ago are forgotten."""
 
 
+KEPT_IN_ALL: Final = 64 * 1024 * 1024
+"""Bytes of all streams together. Beyond it what has expired is forgotten, then what was said to those written longest ago, until a quarter
+is free. Nobody is refused: live readers have heard it already, and clients repeat what they say of themselves."""
+
+RECORD_COST: Final = 240
+"""Bytes that one update costs, besides its own: it could be a single byte."""
+
+
 class _Ring:
     __slots__ = ("held", "places", "records", "state", "times")
 
@@ -53,6 +61,19 @@ class _Ring:
         while self.held > KEPT_BYTES and gone < len(self.records) - 1:
             self.held -= len(self.records[gone])
             gone += 1
+        self._drop(gone)
+
+    def drop_all(self) -> None:
+        """Forget what was said; the tail stays, so that who has heard everything reads on."""
+        self.held = 0
+        self._drop(len(self.records))
+
+    @property
+    def cost(self) -> int:
+        """Bytes of memory."""
+        return self.held + RECORD_COST * len(self.records)
+
+    def _drop(self, gone: int) -> None:
         if gone:
             del self.records[:gone], self.times[:gone], self.places[:gone]
 
@@ -69,6 +90,8 @@ class PresenceEngine:
         self._monotonic = monotonic
         self._rings: OrderedDict[str, _Ring] = OrderedDict()
         """Those written last at the end."""
+        self._cost = 0
+        """Of all rings; what has expired since a ring was written to last still counts."""
         self._watchers: list[Watcher] = []
         self._closed = False
 
@@ -87,7 +110,7 @@ class PresenceEngine:
             return Run(None, (), after or START)
         if after is None:
             return Run(ring.state, (), ring.state.place)
-        ring.drop_old(self._monotonic())
+        self._drop_old(ring, self._monotonic())
         places = ring.places
         first = 0 if after == START else bisect_left(places, after.position, key=lambda place: place.position)
         if first == len(places) or not (after == START or after.matches(places[first])):
@@ -116,7 +139,7 @@ class PresenceEngine:
         """Drop all streams whose path begins with `prefix`; who reads them is woken."""
         gone = [path for path in self._rings if path.startswith(prefix)]
         for path in gone:
-            del self._rings[path]
+            self._remove(path)
         for watcher in tuple(self._watchers):
             watcher(gone)
 
@@ -124,22 +147,49 @@ class PresenceEngine:
         """Forget everything."""
         self._closed = True
         self._rings.clear()
+        self._cost = 0
 
     def _apply(self, path: str, change: Change) -> None:
         if change.state.deleted:
-            self._rings.pop(path, None)
+            self._remove(path)
             return
+        if change.fresh:
+            self._remove(path)
         ring = self._rings.get(path)
-        if ring is None or change.fresh:
+        if ring is None:
             ring = self._rings[path] = _Ring(change.state)
         ring.state = change.state
+        self._rings.move_to_end(path)
         if change.record is not None:
             now = self._monotonic()
+            self._cost -= ring.cost
             ring.append(change.record, now)
-            ring.drop_old(now)
-        self._rings.move_to_end(path)
+            self._cost += ring.cost
+            self._drop_old(ring, now)
+            if self._cost > KEPT_IN_ALL:
+                self._make_room(now)
         while len(self._rings) > MAX_STREAMS:
-            self._rings.popitem(last=False)
+            self._remove(next(iter(self._rings)))
+
+    def _make_room(self, now: float) -> None:
+        enough = KEPT_IN_ALL - KEPT_IN_ALL // 4
+        for ring in self._rings.values():
+            self._drop_old(ring, now)
+        for ring in self._rings.values():
+            if self._cost <= enough:
+                return
+            self._cost -= ring.cost
+            ring.drop_all()
+
+    def _drop_old(self, ring: _Ring, now: float) -> None:
+        self._cost -= ring.cost
+        ring.drop_old(now)
+        self._cost += ring.cost
+
+    def _remove(self, path: str) -> None:
+        ring = self._rings.pop(path, None)
+        if ring is not None:
+            self._cost -= ring.cost
 
     def _require_open(self) -> None:
         if self._closed:
