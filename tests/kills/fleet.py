@@ -11,34 +11,27 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from kill_worker import parse_tokens
-from pycrdt import Doc, Text
+from stored import PATIENCE, read_file, read_server
 from verdict import Loss, Witness, check_acknowledged, check_content, check_equal, check_everywhere, check_frames, parse_journal
 
 from ds_sync.exceptions import CorruptFileError
-from ds_sync.protocol.framing import parse_frames
-from ds_sync.protocol.history import START
-from ds_sync.server.engines.sqlite import SqliteEngine
 
 HERE = Path(__file__).parent
 DOCUMENTS = ("notes/kills", "täglich")
-PATIENCE = 60.0
-"""Seconds for anything at all."""
 
 
 class StrangeEndError(Exception):
     """A process ended, and not by SIGKILL; or it does not do what it was told."""
 
 
-def stream_path(document: str) -> str:
-    """Return the path of a document's stream, as the engine knows it."""
-    return f"yjs/default/docs/{document}/.updates"
+def find_root(document: str) -> str:
+    """Return what the paths of a document's streams begin with."""
+    return f"yjs/default/docs/{document}"
 
 
 def copy_database(source: Path, target: Path) -> None:
@@ -106,14 +99,18 @@ class Process:
 class Fleet:
     """One server, some replicas, and everything they ever wrote in their journals."""
 
-    def __init__(self, folder: Path, seed: int, *, broken: str = "") -> None:
+    def __init__(self, folder: Path, seed: int, *, broken: str = "", trimming: bool = False) -> None:
+        """`trimming`: the server makes snapshots all the time, and keeps few of the updates before them."""
         self.rng = random.Random(seed)
         self.kills = 0
+        self.dropped = 0
+        """Bytes of updates of a document that the server has kept no longer, at most; where it was looked at."""
         self.folder = folder
         self.replicas: dict[str, Process] = {}
         self.server: Process | None = None
         self.server_file = folder / "server.db"
         self._broken = broken
+        self._trimming = trimming
         self._port = 0
         self._lives: dict[str, int] = {}
         self._inherited: dict[str, dict[str, list[Witness]]] = {}
@@ -140,8 +137,10 @@ class Fleet:
         """Start it where it was, and return when it serves. `die`: see kill_server; if it dies too soon it is started unharmed."""
         self.kill_server()
         life = self._lives["server"] = self._lives.get("server", 0) + 1
-        arguments = ("--port", str(self._port), "--data", str(self.server_file), "--long-poll-timeout", "5")
-        config = {"die": die, "broken": self._broken}
+        arguments: tuple[str, ...] = ("--port", str(self._port), "--data", str(self.server_file), "--long-poll-timeout", "5")
+        if self._trimming:
+            arguments += ("--compact-after", "1500", "--keep-updates", "300")
+        config = {"die": die, "broken": self._broken, "trimming": self._trimming}
         process = self.server = Process(f"server-{life}", "kill_server.py", config, *arguments, folder=self.folder)
         self.wait(lambda: process.dead or " (" in process.output, process)
         if process.dead:
@@ -298,7 +297,7 @@ class Fleet:
             self.kill_server()
             self.check_server_file()
             time.sleep(0 if harmless else rng.uniform(0, 0.3))
-            self.start_server(None if harmless or rng.random() < 0.4 else choose_server_death(rng))
+            self.start_server(None if harmless or rng.random() < 0.4 else choose_server_death(rng, trimming=self._trimming))
         for name in dead:
             self.wait_opened(name)
             self.check_opened(name)
@@ -328,11 +327,13 @@ class Fleet:
         copy_database(self.server_file, copy)
         if copy.exists():
             try:
-                found = asyncio.run(read_records(copy))
+                found = asyncio.run(read_file(copy, map(find_root, DOCUMENTS)))
             except CorruptFileError as error:  # a file that can't be read has lost what was acknowledged
                 raise Loss(f"the dead server: {error}") from error
-            for document, records in found.items():
-                check_acknowledged(f"the dead server, {document}", parse_tokens(rebuild(split(records))), self.witnesses(document))
+            for document in DOCUMENTS:
+                tokens = parse_tokens(found[find_root(document)].text)
+                check_acknowledged(f"the dead server, {document}", tokens, self.witnesses(document))
+                self.dropped = max(self.dropped, found[find_root(document)].dropped)
 
     def settle(self) -> dict[str, dict[str, str]]:
         """Have everybody end editing and sync, until each has what all others have; return their contents."""
@@ -356,24 +357,13 @@ class Fleet:
         contents["fresh"] = self.ask("fresh", "sync", seconds=PATIENCE)
         self.replicas.pop("fresh").kill()
         for document in DOCUMENTS:
-            payloads = split([self.read_raw(document)])
+            stored = read_server(self.url, find_root(document))
             texts = {name: texts[document] for name, texts in contents.items()}
             for name, text in texts.items():
                 check_everywhere(f"{name}, {document}", parse_tokens(text), self.witnesses(document))
-            check_equal({**texts, "the raw stream": rebuild(payloads)})
+            check_equal({**texts, "the server": stored.text})
             if once:
-                check_frames(document, payloads, len(self.replicas))
-
-    def read_raw(self, document: str) -> bytes:
-        """Return the bytes of a document's stream, by nothing but HTTP."""
-        data, offset = b"", "-1"
-        path = "/".join(quote(part, safe="") for part in stream_path(document).split("/"))
-        while True:
-            with urllib.request.urlopen(f"{self.url}/v1/stream/{path}?offset={offset}", timeout=PATIENCE) as response:
-                data += response.read()
-                offset = response.headers["Stream-Next-Offset"]
-                if response.headers["Stream-Up-To-Date"] == "true":
-                    return data
+                check_frames(document, stored.payloads, len(self.replicas))
 
 
 def choose_replica_death(rng: random.Random) -> list[Any]:
@@ -382,36 +372,13 @@ def choose_replica_death(rng: random.Random) -> list[Any]:
     return [method, rng.randint(1, calls), rng.randint(0, 9)]
 
 
-def choose_server_death(rng: random.Random) -> list[Any]:
-    """Return a point at which the server dies: between a commit and its answer, or inside a commit."""
-    kind, calls = rng.choice((("answer", 12), ("answer", 12), ("write_commit", 12), ("write_settlement", 1)))
+def choose_server_death(rng: random.Random, *, trimming: bool) -> list[Any]:
+    """Return a point at which the server dies: between a commit and its answer, inside a commit, or between two steps of compaction."""
+    points = (("answer", 12), ("answer", 12), ("write_commit", 12), ("write_settlement", 1))
+    if trimming:
+        points = (("step", 40), ("step", 40), ("step", 40), ("write_commit", 40), ("remove_before", 2), ("remove_life", 4))
+    kind, calls = rng.choice(points)
     return [kind, rng.randint(1, calls), rng.randint(0, 7)]
-
-
-async def read_records(file: Path) -> dict[str, list[bytes]]:
-    """Return the records of each document's stream in a server's file."""
-    engine = SqliteEngine(file)
-    try:
-        return {document: list((await engine.read(stream_path(document), START, 1 << 40)).records) for document in DOCUMENTS}
-    finally:
-        await engine.aclose()
-
-
-def split(records: list[bytes]) -> list[bytes]:
-    """Return the payloads of a stream's frames."""
-    frames = parse_frames(b"".join(records))
-    if frames.rest:
-        raise AssertionError("the stream ends inside a frame")
-    return list(frames.payloads)
-
-
-def rebuild(payloads: list[bytes]) -> str:
-    """Return the text that plain pycrdt makes of a stream."""
-    doc: Doc[Any] = Doc()
-    text = doc.get("body", type=Text)
-    for payload in payloads:
-        doc.apply_update(payload)
-    return str(text)
 
 
 def pause(process: Process, call: Callable[[], None]) -> None:

@@ -1,4 +1,6 @@
-"""The server, to be killed at an exact point: between a commit and its answer, or between two statements of a commit."""
+"""The server, to be killed at an exact point: between a commit and its answer, between two statements of a commit, or between two steps of
+making a snapshot and dropping what stands before it.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from ds_sync.cli import serve
+from ds_sync.server.documents import compaction, read_positions, trimming
+from ds_sync.server.documents.snapshots import Snapshots
+from ds_sync.server.documents.trimming import Trimmer
 from ds_sync.server.engines import sqlite
 from ds_sync.server.engines.writing import write_commit
+from ds_sync.testing.inline_worker import open_inline
 
 SETTLE_ROWS = 100
 """Few, so that settling happens all the time."""
@@ -77,6 +83,51 @@ def die_at(function: str, call: int, statement: int) -> None:
     setattr(sqlite, function, dying)
 
 
+def die_at_step(step: int) -> None:
+    """Die before or after a step of compaction or trimming: at the `step`th of these moments."""
+    moments = 0
+
+    def pass_moment() -> None:
+        nonlocal moments
+        moments += 1
+        if moments == step:
+            die()
+
+    def watch(owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+
+        async def dying(*args: Any, **options: Any) -> Any:
+            pass_moment()
+            result = await original(*args, **options)
+            pass_moment()
+            return result
+
+        setattr(owner, name, dying)
+
+    for name in ("store", "publish", "delete", "delete_all"):
+        watch(Snapshots, name)
+    watch(Trimmer, "trim")
+
+
+def trim_eagerly() -> None:
+    """Make snapshots of almost everything, at once and in this process, and count as read what was read in the last tenth of a second."""
+    compaction.open_process = open_inline  # type: ignore[assignment]
+    compaction.CHECK_SECONDS = 0.02  # type: ignore[misc]
+    compaction.PATIENCE = 0.02  # type: ignore[misc]
+    compaction.EARLY_REST = 0.0  # type: ignore[misc]
+    read_positions.SPAN = 0.1  # type: ignore[misc]
+    trimming.PAUSE = 0.05  # type: ignore[misc]
+
+
+def break_trim() -> None:
+    """Everything goes, up to the tail, snapshot or not."""
+
+    def drop(milestones: Any, state: Any, *_: Any) -> Any:
+        return state.place if state.position else None
+
+    trimming.choose_trim = drop
+
+
 def break_commit() -> None:
     """Each commit is written with the next one: answers come before their commit."""
     late: list[Any] = []
@@ -93,11 +144,17 @@ def break_commit() -> None:
 if __name__ == "__main__":
     config = json.loads(sys.argv.pop(1))
     sqlite.SqliteEngine = SettlingEngine  # type: ignore[misc]
+    if config["trimming"]:
+        trim_eagerly()
     if config["broken"] == "commit":
         break_commit()
+    elif config["broken"] == "trim":
+        break_trim()
     if config["die"] and config["die"][0] == "answer":
         UnansweringEngine.fatal = config["die"][1]
         sqlite.SqliteEngine = UnansweringEngine  # type: ignore[misc]
+    elif config["die"] and config["die"][0] == "step":
+        die_at_step(config["die"][1])
     elif config["die"]:
         die_at(*config["die"])
     serve.serve()

@@ -13,8 +13,8 @@ pytestmark = pytest.mark.kills
 NAMES = ("ada", "ben", "cai")
 
 
-def play(folder: Path, seed: int, rounds: int, broken: str = "") -> None:
-    with Fleet(folder, seed, broken=broken) as fleet:
+def play(folder: Path, seed: int, rounds: int, broken: str = "", *, trimming: bool = False) -> None:
+    with Fleet(folder, seed, broken=broken, trimming=trimming) as fleet:
         fleet.start_server()
         for name in NAMES:
             fleet.start_replica(name)
@@ -33,6 +33,11 @@ def test_nothing_is_lost_and_nothing_stands_twice(tmp_path: Path, seed: int, rou
     play(tmp_path, seed, rounds)
 
 
+def test_nothing_is_lost_where_updates_are_dropped(tmp_path: Path, seed: int, rounds: int) -> None:
+    """The server makes snapshots and drops updates all the time, and dies at any step of that."""
+    play(tmp_path, seed, rounds, trimming=True)
+
+
 @pytest.mark.parametrize("statement", [0, 1, 9], ids=["before", "inside", "after"])
 @pytest.mark.parametrize("method", ["enqueue", "seal", "settle", "advance", "compact"])
 def test_a_replica_dies_at_the_very_statement(tmp_path: Path, method: str, statement: int) -> None:
@@ -47,12 +52,32 @@ def test_a_replica_dies_at_the_very_statement(tmp_path: Path, method: str, state
 
 
 @pytest.mark.parametrize(
+    "point",
+    [["step", 2], ["step", 4], ["step", 6], ["step", 20], ["step", 22], ["remove_before", 1, 0], ["remove_before", 1, 9]],
+    ids=["stored", "named", "tidied", "named again", "tidied again", "before removing", "after removing"],
+)
+def test_the_server_dies_at_the_very_step(tmp_path: Path, point: list[str | int]) -> None:
+    """Of making its first snapshot, or its third; or where updates that are dropped leave its file."""
+    with Fleet(tmp_path, 7, trimming=True) as fleet:
+        fleet.start_server(die=point)
+        fleet.start_replica("ada")
+        fleet.wait_opened("ada")
+        process = fleet.server
+        assert process is not None
+        fleet.wait(lambda: process.dead, process)
+        fleet.check_end()
+        assert fleet.kills == 1
+        assert fleet.dropped > 0 or point[0] != "remove_before"
+
+
+@pytest.mark.parametrize(
     ("broken", "finding"),
     [
         ("buffer", "reopened"),
         ("checkpoint", "lost|differ|there again"),
         ("numbers", "stand in the stream twice"),
         ("commit", "the dead server"),
+        ("trim", "bytes were dropped"),
     ],
 )
 def test_what_is_broken_is_caught(tmp_path: Path, broken: str, finding: str) -> None:
@@ -61,7 +86,7 @@ def test_what_is_broken_is_caught(tmp_path: Path, broken: str, finding: str) -> 
             folder = tmp_path / str(seed)
             folder.mkdir()
             try:
-                play(folder, seed, 10, broken)
+                play(folder, seed, 10, broken, trimming=broken == "trim")
             except StrangeEndError:
                 continue  # what is broken may also end by itself; that is no finding of the checks
 
