@@ -20,7 +20,7 @@ from ds_sync.protocol.expiry import Expiry
 from ds_sync.protocol.offsets import BEGINNING
 from ds_sync.protocol.state import StreamState, require_stream
 from ds_sync.server.documents.compaction import Compactor, OpenWorker
-from ds_sync.server.documents.snapshots import SUFFIX, Snapshot, Snapshots, build_key
+from ds_sync.server.documents.snapshots import SUFFIX, Snapshot, Snapshots, build_key, parse_key
 from ds_sync.server.documents.trimming import Trimmer
 from ds_sync.server.engines.base import StorageEngine
 from ds_sync.server.engines.presence import PresenceEngine
@@ -236,6 +236,9 @@ class Documents:
 
     async def _read_snapshot(self, name: DocumentName, key: str, scope: Scope, send: Send) -> None:
         state = await self._require(name)
+        newest = await self._snapshots.newest(name.root, state.incarnation)
+        if parse_key(key) != (None if newest is None else newest.place):  # it may be half stored, and was not verified
+            raise NotFoundError("Snapshot not found", code="SNAPSHOT_NOT_FOUND")
         found = await self._snapshots.read(name.root, state.incarnation, key)
         self._streams.reads.note(name.updates, found.place.position)  # the reader goes on from there
         fields: HeaderList = [

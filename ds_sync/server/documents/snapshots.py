@@ -1,7 +1,8 @@
 """Snapshots of documents: where they lie, which one is the newest (YJS-PROTOCOL.md sections 5.1, 5.2 and 8).
 
-A snapshot is a stream of one record, `<document>/.snapshots/<offset>_snapshot`; `<document>/.index` lists them, newest last. Both
-carry the incarnation of their document: what a document that was deleted has left is nothing to the one that is made in its place.
+A snapshot is a stream, `<document>/.snapshots/<offset>_snapshot`, whose records are one update; `<document>/.index` lists them, newest
+last. Both carry the incarnation of their document: what a document that was deleted has left is nothing to the one that is made in its
+place.
 """
 
 from __future__ import annotations
@@ -22,8 +23,15 @@ from ds_sync.protocol.retention import Milestone
 from ds_sync.protocol.state import Decision, StreamView, require_stream
 from ds_sync.server.engines.base import Run, StorageEngine
 from ds_sync.server.lives import Lives
+from ds_sync.server.requests import DEFAULT_CONTENT_TYPE
 
 SUFFIX: Final = "_snapshot"
+
+PART_BYTES: Final = 256 * 1024
+"""Of one record of a snapshot. Other appends go in between, and need not wait until 100 MB are hashed, written and fsynced."""
+
+PAGE_BYTES: Final = 1024 * 1024
+"""About how much is read at a time."""
 
 REMEMBERED: Final = 10_000
 """Documents whose newest snapshot is known without reading."""
@@ -95,11 +103,20 @@ class Snapshots:
 
     async def read(self, root: str, incarnation: str, key: str) -> Snapshot:
         """Return a snapshot. Raises InvalidRequestError for what is no key, NotFoundError (SNAPSHOT_NOT_FOUND)."""
-        place = parse_key(key)
-        run = await self._read_records(f"{root}/.snapshots/{key}")
-        if run is None or run.state is None or run.state.incarnation != incarnation or not run.records:
-            raise NotFoundError("Snapshot not found", code="SNAPSHOT_NOT_FOUND")
-        return Snapshot(b"".join(run.records), place)
+        place, path, parts = parse_key(key), f"{root}/.snapshots/{key}", list[bytes]()
+        after = START
+        while True:
+            try:
+                run = await self._engine.read(path, after, PAGE_BYTES)
+            except GoneError:
+                run = Run(None, (), after)  # it was deleted, and another has its name
+            state = run.state
+            if state is None or not state.listed or state.incarnation != incarnation or not (parts or run.records):
+                raise NotFoundError("Snapshot not found", code="SNAPSHOT_NOT_FOUND")
+            parts += run.records
+            if run.up_to_date:
+                return Snapshot(b"".join(parts), place)
+            after = run.end
 
     async def measure(self, root: str, key: str) -> int:
         """Return how many bytes a snapshot has; 0 if it is not there."""
@@ -111,9 +128,11 @@ class Snapshots:
         key = build_key(snapshot.place)
         path = f"{root}/.snapshots/{key}"
         await self._delete(path)
-        now = self._environment.now()
-        request = CreateRequest(path, "application/octet-stream", incarnation, body=snapshot.data)
+        now, data = self._environment.now(), snapshot.data
+        request = CreateRequest(path, DEFAULT_CONTENT_TYPE, incarnation, body=data[:PART_BYTES])
         await self._engine.transact((path,), lambda views: decide_create(views[0], request, now))
+        for begin in range(PART_BYTES, len(data), PART_BYTES):
+            await self._append(AppendRequest(path, data[begin : begin + PART_BYTES], DEFAULT_CONTENT_TYPE, incarnation=incarnation), now)
         return key
 
     async def publish(self, root: str, incarnation: str, key: str, *, left_out: int = 0) -> None:
@@ -153,11 +172,8 @@ class Snapshots:
         if but is None:
             await self._delete(_index(root))
 
-    async def _read_records(self, path: str) -> Run | None:
-        try:
-            return await self._engine.read(path, START, EVERYTHING)
-        except GoneError:
-            return None
+    async def _append(self, part: AppendRequest, now: float) -> None:
+        await self._engine.transact((part.path,), lambda views: decide_append(views[0], part, now))
 
     async def _delete(self, path: str) -> None:
         try:

@@ -11,7 +11,6 @@ describes it.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any, BinaryIO, Final
@@ -107,6 +106,4 @@ def serve(adapter: CrdtAdapter, requests: BinaryIO, answers: BinaryIO) -> None:
 
 
 if __name__ == "__main__":
-    if hasattr(os, "nice"):
-        os.nice(10)  # the server goes first
     serve(load_adapter(sys.argv[1]), sys.stdin.buffer, sys.stdout.buffer)

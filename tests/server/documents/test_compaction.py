@@ -1,6 +1,8 @@
 """Snapshots: made, verified, found, replaced; and what happens when one can't be made."""
 
 import asyncio
+import os
+import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,10 +18,10 @@ from ds_sync.crdt import load_adapter
 from ds_sync.environment import Environment
 from ds_sync.exceptions import CompactionError, NotFoundError
 from ds_sync.protocol.framing import build_frame, build_frames, parse_frames
-from ds_sync.protocol.history import spell_place
+from ds_sync.protocol.history import START, spell_place
 from ds_sync.server.app import create_app
 from ds_sync.server.documents.compaction import CHECK_SECONDS, PATIENCE, Compactor, Worker, open_process
-from ds_sync.server.documents.snapshots import Snapshots
+from ds_sync.server.documents.snapshots import Snapshot, Snapshots
 from ds_sync.server.documents.worker import Compaction
 from ds_sync.server.engines.base import StorageEngine
 from ds_sync.server.engines.memory import MemoryEngine
@@ -431,6 +433,61 @@ async def test_the_process_makes_the_same_snapshot(engine: StorageEngine) -> Non
     await typist.type("x" * 200)
     await typist.wait_for_snapshot()
     assert await typist.join() == str(typist.text)
+    await typist.aclose()
+
+
+async def test_the_process_stands_back_behind_the_server_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = list[asyncio.subprocess.Process]()
+    start = asyncio.create_subprocess_exec
+
+    async def noting(*args: Any, **options: Any) -> asyncio.subprocess.Process:
+        started.append(await start(*args, **options))
+        return started[-1]
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", noting)
+    async with open_process("yjs"):
+        mine, its = (os.getpriority(os.PRIO_PROCESS, pid) for pid in (0, started[0].pid))
+    assert its == min(19, mine + 10)
+
+
+async def test_a_log_is_read_in_pages_with_rests_between(engine: StorageEngine) -> None:
+    """Each page takes a second here: most of the time the process waits for the next one."""
+    typist, watched = Typist(engine, after=None), Watched(engine, 1 << 40)
+    await typist("PUT", DOC)
+    for _ in range(3):
+        await typist.type("x" * 200_000)
+    reads, pages = engine.read, list[float]()
+
+    async def slow(path: str, after: Any, limit: int) -> Any:
+        if path.endswith("/.updates") and limit:
+            pages.append(watched.time)
+            watched.time += 1
+        return await reads(path, after, limit)
+
+    engine.read = slow  # type: ignore[method-assign]
+    assert await watched.compactor.compact(ROOT)
+    engine.read = reads  # type: ignore[method-assign]
+    assert [late - early for early, late in pairwise(pages)] == [pytest.approx(4)] * 2
+    assert await typist.join() == str(typist.text)
+    await watched.compactor.aclose()
+    await typist.aclose()
+
+
+async def test_a_large_snapshot_is_stored_in_parts_and_read_whole(engine: StorageEngine) -> None:
+    """So that other appends need not wait until all of it is written."""
+    typist, watched = Typist(engine, after=None), Watched(engine, 1 << 40)
+    await typist("PUT", DOC)
+    await typist.type("".join(random.Random(1).choices("abcdefgh", k=2_500_000)))
+    state = (await engine.read(f"{ROOT}/.updates", None, 0)).state
+    assert state is not None
+    key = await watched.snapshots.store(ROOT, state.incarnation, Snapshot(b"half of it", state.place))
+    hidden = await typist("GET", f"{DOC}?offset={key}")
+    assert hidden.status == 404, "what nobody was told of may be half stored, and was not verified"
+    assert await watched.compactor.compact(ROOT)
+    sizes = [len(record) for record in (await engine.read(f"{ROOT}/.snapshots/{key}", START, 1 << 40)).records]
+    assert (max(sizes), len(sizes)) == (256 * 1024, 10)
+    assert await typist.join() == str(typist.text)
+    await watched.compactor.aclose()
     await typist.aclose()
 
 
