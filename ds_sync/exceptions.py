@@ -27,6 +27,7 @@ DsSyncError
 │   └── StorageFullError        no space; nothing that was stored is lost
 ├── CrdtError
 │   ├── InvalidUpdateError      bytes the CRDT library refuses                        .index
+│   │   └── UnsupportedUpdateError   an update of a kind that it can't read
 │   ├── DocumentBusyError       the application has a transaction open: try again soon
 │   ├── FormatMismatchError     the document was made by another adapter              .found .expected
 │   └── UnknownAdapterError     no adapter or engine of that name is installed        .name
@@ -228,6 +229,10 @@ class InvalidUpdateError(CrdtError):
         super().__init__(message)
         self.index = index
         """Which of the updates given; those before it were applied."""
+
+
+class UnsupportedUpdateError(InvalidUpdateError):
+    """An update that other libraries of this format read and write, and ours can't read. What its author writes next depends on it."""
 
 
 class DocumentBusyError(CrdtError):

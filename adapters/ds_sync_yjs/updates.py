@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from pycrdt import get_state, get_update, merge_updates
 
-from ds_sync.exceptions import InvalidUpdateError
-from ds_sync_yjs.wire import WireError, check_update, read_version
+from ds_sync.exceptions import InvalidUpdateError, UnsupportedUpdateError
+from ds_sync_yjs.wire import UnsupportedError, WireError, check_update, read_version
 
 _MERGE_AT_ONCE = 256
 """merge_updates is slower than linear in the number of updates: 18,335 at once take 1.9 s, in runs of this many 0.1 s."""
@@ -19,6 +19,8 @@ def refusing(index: int) -> Iterator[None]:
     """Turn pycrdt's ways of refusing bytes into InvalidUpdateError: ValueError, RuntimeError, and the panics of its Rust code."""
     try:
         yield
+    except UnsupportedError as error:
+        raise UnsupportedUpdateError(f"not supported: {error}", index=index) from error
     except (ValueError, RuntimeError) as error:
         raise InvalidUpdateError(f"not a Yjs update: {error}", index=index) from error
     except BaseException as error:
@@ -28,7 +30,10 @@ def refusing(index: int) -> Iterator[None]:
 
 
 def require_update(update: bytes, index: int = 0) -> None:
-    """Raise InvalidUpdateError for bytes that don't decode. What passes may still contradict a document."""
+    """Raise InvalidUpdateError for bytes that don't decode, UnsupportedUpdateError for those that only we can't read.
+
+    What passes may still contradict a document.
+    """
     with refusing(index):
         check_update(update)
         get_state(update)

@@ -25,14 +25,20 @@ class WireError(ValueError):
     """Bytes that are no update, or that must not reach pycrdt."""
 
 
+class UnsupportedError(WireError):
+    """Bytes that are an update to Yjs, and that pycrdt can't read."""
+
+
 class Reader:
     """Reads what lib0 writes. Raises WireError or IndexError where the bytes make no sense."""
 
-    __slots__ = ("at", "data")
+    __slots__ = ("at", "data", "unsupported")
 
     def __init__(self, data: bytes, at: int = 0) -> None:
         self.data = data
         self.at = at
+        self.unsupported: str | None = None
+        """What was passed that pycrdt can't read."""
 
     def varint(self) -> int:
         value = shift = 0
@@ -65,9 +71,12 @@ class Reader:
     def skip_block(self) -> None:
         self.skip(self.varint())
 
-    def skip_id(self) -> None:
-        self.varint()
-        self.varint()
+    def earlier_id(self, client: int, clock: int) -> None:
+        """Pass the id of what a struct of `client` at `clock` refers to: of another client, or of an earlier clock."""
+        referred, at = self.varint(), self.varint()
+        if referred == client and at >= clock:
+            # Nobody writes it. pycrdt waits for it for ever, Yjs throws, and reads nothing more of the document.
+            raise WireError("a struct refers to itself or to what its own client wrote after it")
 
 
 def read_version(version: bytes) -> dict[int, int]:
@@ -90,20 +99,23 @@ def deletes_beyond(rest: bytes, version: dict[int, int]) -> bool:
 def check_update(update: bytes) -> int:
     """Raise WireError for bytes that must not reach pycrdt: cut off, nested too deeply, announcing more than they hold, beyond MAX_CLOCK.
 
+    And for those that Yjs fails on for good: structs that depend on themselves. UnsupportedError, if it is an update to Yjs.
+
     What passes may still be refused by pycrdt. Returns where the update ends; what follows is nothing to pycrdt.
     """
     reader = Reader(update)
     try:
         for _ in range(reader.count()):
-            structs = reader.count()
-            reader.varint()
-            if reader.varint() + len(update) > MAX_CLOCK:
+            structs, client, clock = reader.count(), reader.varint(), reader.varint()
+            if clock + len(update) > MAX_CLOCK:
                 raise WireError("a clock too large")
             for _ in range(structs):
                 # pycrdt takes it, and what stands at its clock is lost to the document, or the process ends. Texts of no length are left
                 # to pycrdt: it makes them itself where a deletion parts the halves of a surrogate pair, and has to read them again.
-                if _skip_struct(reader) == (_COLLECTED, 0):
+                kind, length = _skip_struct(reader, client, clock)
+                if kind == _COLLECTED and length == 0:
                     raise WireError("a collected struct of no length")
+                clock += length
         for _ in range(reader.count()):
             reader.varint()
             for _ in range(reader.count()):
@@ -111,6 +123,8 @@ def check_update(update: bytes) -> int:
                     raise WireError("a deletion beyond every clock")
     except IndexError:
         raise WireError("the update ends early") from None
+    if reader.unsupported is not None:
+        raise UnsupportedError(reader.unsupported)
     return reader.at
 
 
@@ -125,7 +139,7 @@ def read_ranges(update: bytes) -> Ranges:
     for _ in range(reader.count()):
         structs, client, clock = reader.count(), reader.varint(), reader.varint()
         for _ in range(structs):
-            kind, length = _skip_struct(reader)
+            kind, length = _skip_struct(reader, client, clock)
             if kind != _GAP:
                 held.setdefault((False, client), []).append((clock, clock + length))
             if kind in (_COLLECTED, _DELETED):
@@ -162,21 +176,21 @@ def is_within(ranges: Ranges, others: Ranges, version: dict[int, int]) -> bool:
     return True
 
 
-def _skip_struct(reader: Reader) -> tuple[int, int]:
-    """Pass one struct; return its kind, and how many clocks it takes."""
+def _skip_struct(reader: Reader, client: int, clock: int) -> tuple[int, int]:
+    """Pass the struct of `client` at `clock`; return its kind, and how many clocks it takes."""
     info = reader.byte()
     kind = info & 0x1F
     if kind in (_COLLECTED, _GAP):
         return kind, _read_length(reader)
     if info & 0x80:
-        reader.skip_id()
+        reader.earlier_id(client, clock)
     if info & 0x40:
-        reader.skip_id()
+        reader.earlier_id(client, clock)
     if not info & 0xC0:
         if reader.varint() == 1:  # the parent is a root, by name; else another struct
             reader.skip_block()
         else:
-            reader.skip_id()
+            reader.earlier_id(client, clock)
         if info & 0x20:
             reader.skip_block()
     return kind, _skip_content(reader, kind)
@@ -197,7 +211,11 @@ def _skip_content(reader: Reader, kind: int) -> int:
         case 2:  # JSON values, as Yjs wrote them before version 13
             # pycrdt 0.14.13 reads one value more than there are: what comes after is taken apart wrongly, and the document may then
             # encode to bytes that nobody can read.
-            raise WireError("JSON content, which pycrdt misreads")
+            reader.unsupported = "JSON content, which pycrdt misreads"
+            count = reader.count()
+            for _ in range(count):
+                reader.skip_block()
+            return count
         case 3:  # binary
             reader.skip_block()
         case 4:  # string: a clock for each UTF-16 unit
@@ -215,6 +233,8 @@ def _skip_content(reader: Reader, kind: int) -> int:
             shared = reader.varint()
             if shared in (3, 5):
                 reader.skip_block()
+                if shared == 5:  # pycrdt 0.14.13 does not read the name, and takes it for what comes after
+                    reader.unsupported = "an XML hook, which pycrdt misreads"
             elif shared > 6:  # 7 is a weak link; Yjs can't read more, and could not read what follows it
                 raise WireError(f"a shared type that is not supported: {shared}")
         case 8:  # values
@@ -234,7 +254,7 @@ def _check_json(reader: Reader) -> None:
     text = reader.data[reader.at : reader.at + size]
     reader.skip(size)
     if text.count(b"[") + text.count(b"{") > MAX_DEPTH:
-        raise WireError("a JSON value with too many levels")
+        raise UnsupportedError("a JSON value with too many levels")
 
 
 def _skip_values(reader: Reader, count: int) -> None:
@@ -251,7 +271,7 @@ def _skip_values(reader: Reader, count: int) -> None:
         tag = reader.byte()
         if tag in (_ARRAY, _MAP):
             if len(open_levels) > MAX_DEPTH:
-                raise WireError(f"values nested more than {MAX_DEPTH} levels deep")
+                raise UnsupportedError(f"values nested more than {MAX_DEPTH} levels deep")
             open_levels.append([reader.count(), int(tag == _MAP)])
         elif tag in (0x74, 0x77):  # bytes, string
             reader.skip_block()

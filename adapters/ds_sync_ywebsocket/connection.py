@@ -27,6 +27,8 @@ TOO_BIG: Final = 1009
 FAILED: Final = 1011
 RESTART: Final = 1012
 COME_BACK: Final = 1013
+UNSUPPORTED: Final = 4422
+"""What it sends can't be kept. y-websocket clients do not come back by themselves after 4400 to 4499."""
 
 
 class Connection:

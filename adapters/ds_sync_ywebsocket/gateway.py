@@ -6,10 +6,10 @@ import asyncio
 import logging
 from typing import Final
 
-from ds_sync.exceptions import ForbiddenError, FramingError, InvalidUpdateError, ResponseError, UnauthorizedError
+from ds_sync.exceptions import ForbiddenError, FramingError, InvalidUpdateError, ResponseError, UnauthorizedError, UnsupportedUpdateError
 from ds_sync.server.gateway import PUSH, Doorway, Receive, Scope, Send, SharedDocument
 from ds_sync_ywebsocket import messages
-from ds_sync_ywebsocket.connection import FAILED, RESTART, TOO_BIG, Connection
+from ds_sync_ywebsocket.connection import FAILED, RESTART, TOO_BIG, UNSUPPORTED, Connection
 from ds_sync_ywebsocket.room import CLOSE_CODES, Room
 
 IDLE_SECONDS: Final = 30.0
@@ -112,6 +112,11 @@ class YWebsocketGateway:
                 return
             try:
                 await room.receive(connection, data)
+            except UnsupportedUpdateError as error:
+                # What its client writes next depends on it: it would wait here for ever, and the client would never know.
+                log.warning("%s: a client is sent away: %s", room.path, error)
+                connection.close(UNSUPPORTED, str(error)[:100])
+                return
             except (FramingError, InvalidUpdateError) as error:
                 log.log(logging.DEBUG if complained else logging.WARNING, "%s: a client sent what means nothing: %s", room.path, error)
                 complained = True

@@ -15,7 +15,7 @@ from ds_sync_yjs.wire import MAX_DEPTH, WireError, check_update
 from pycrdt import Array, Doc, Map, Text, XmlElement, XmlFragment, XmlText
 
 from ds_sync.crdt import CrdtAdapter, load_adapter
-from ds_sync.exceptions import DocumentBusyError, InvalidUpdateError
+from ds_sync.exceptions import DocumentBusyError, InvalidUpdateError, UnsupportedUpdateError
 from ds_sync.testing.crdt_contract import CrdtAdapterContract
 
 
@@ -255,7 +255,7 @@ def test_nothing_is_told_of_a_document_inside_an_open_transaction() -> None:
 def test_json_content_is_refused_because_pycrdt_misreads_it(update: str) -> None:
     adapter = YjsAdapter()
     doc = adapter.new()
-    with pytest.raises(InvalidUpdateError, match="JSON content"):
+    with pytest.raises(UnsupportedUpdateError, match="JSON content"):
         adapter.apply(doc, [bytes.fromhex(update)])
     assert adapter.snapshot(doc) == b"\x00\x00"
     assert not adapter.apply(adapter.new(), [adapter.snapshot(doc)])
@@ -297,9 +297,51 @@ def test_a_deletion_of_half_a_surrogate_pair_leaves_a_snapshot_that_can_be_read(
     assert str(text).startswith("X")
 
 
+def test_an_xml_hook_is_refused_because_pycrdt_takes_its_name_for_what_comes_after() -> None:
+    adapter = YjsAdapter()
+    hook = bytes.fromhex("01010500070101780504686f6f6b00")  # new Y.XmlHook("hook") in the root "x", by Yjs
+    with pytest.raises(UnsupportedUpdateError, match="XML hook") as refused:
+        adapter.apply(adapter.new(), [b"\x00\x00", hook])
+    assert refused.value.index == 1
+    with pytest.raises(InvalidUpdateError) as cut:
+        adapter.apply(adapter.new(), [hook[:-1]])
+    assert not isinstance(cut.value, UnsupportedUpdateError), "that is no update to anybody"
+
+
 @pytest.mark.parametrize("number", [7, 9, 15])
 def test_a_shared_type_that_yjs_does_not_know_is_refused(number: int) -> None:
     adapter = YjsAdapter()
     update = bytes.fromhex("010105000701") + b"\x04body" + bytes((number, 0))
     with pytest.raises(InvalidUpdateError, match="a shared type"):
         adapter.apply(adapter.new(), [update])
+
+
+C, ROOT = 7, b"\x04\x01\x01r\x02ab"  # a client, and its first struct: "ab" in the root "r"
+
+
+@pytest.mark.parametrize(
+    ("structs", "first"),
+    [
+        ([ROOT, bytes([0x84, C, 2, 1]) + b"c"], 0),  # it stands to the right of itself
+        ([ROOT, bytes([0x84, C, 3, 2]) + b"cd"], 0),  # of its own second character
+        ([ROOT, bytes([0x84, C, 3, 1]) + b"c", bytes([0x84, C, 1, 1]) + b"d"], 0),  # of what comes after it
+        ([ROOT, bytes([0x44, C, 2, 1]) + b"c"], 0),  # to the left of itself
+        ([ROOT, bytes([0xC4, C, 1, C, 9, 1]) + b"c"], 0),
+        ([ROOT, bytes([0x04, 0, C, 2, 1]) + b"c"], 0),  # in itself
+        ([bytes([0x84, C, 5, 1]) + b"c"], 5),
+    ],
+)
+def test_a_struct_that_depends_on_itself_is_refused_because_yjs_throws_on_it(structs: list[bytes], first: int) -> None:
+    """ "Unexpected case": pycrdt passes it on, and each Yjs client that loads the document fails."""
+    adapter = YjsAdapter()
+    with pytest.raises(InvalidUpdateError, match="refers to itself"):
+        adapter.apply(adapter.new(), [bytes([1, len(structs), C, first]) + b"".join(structs) + b"\x00"])
+
+
+def test_structs_refer_to_what_was_there_before_them_and_to_others() -> None:
+    adapter = YjsAdapter()
+    doc: Doc[Any] = Doc()
+    structs = [ROOT, bytes([0x84, C, 1, 1]) + b"c", bytes([0x44, C, 0, 1]) + b"d", bytes([0xC4, C, 3, C, 0, 1]) + b"e"]
+    adapter.apply(doc, [bytes([1, len(structs), C, 0]) + b"".join(structs) + b"\x00"])
+    assert str(doc.get("r", type=Text)) == "deabc"
+    check_update(bytes([1, 1, C, 0, 0x84, 8, 9, 1]) + b"c\x00")  # 8's are yet to come

@@ -253,6 +253,20 @@ async def test_garbage_from_one_socket_leaves_the_others_connected(peer: Peer) -
     """)
 
 
+async def test_an_editor_that_uses_what_can_not_be_kept_is_told_so(peer: Peer) -> None:
+    told = await peer.run("""
+        const ann = open('hook'), bob = open('hook')
+        await synced(ann, bob)
+        const closed = new Promise(resolve => ann.provider.on('closed', resolve))
+        ann.doc.getXmlFragment('xml').insert(0, [new Y.XmlHook('hook')])
+        const { code, reason } = await closed
+        bob.text.insert(0, 'fine')
+        await until(() => bob.provider.wsconnected && bob.text.toString() === 'fine')
+        return { code, reason, back: ann.provider.shouldConnect && ann.provider.wsconnecting, others: bob.closes }
+    """)
+    assert told == {"code": 4422, "reason": "not supported: an XML hook, which pycrdt misreads", "back": False, "others": []}
+
+
 async def test_a_socket_that_does_not_read_holds_up_nobody(peer: Peer) -> None:
     await peer.run("""
         const stalled = new WebSocket(`${base}/stalled`)

@@ -212,6 +212,19 @@ async def test_garbage_reaches_nobody_and_hurts_nobody(house: House, frame: byte
     assert len(await house.stored()) == 1
 
 
+async def test_who_sends_what_can_not_be_kept_is_told_and_nobody_else_is_concerned(house: House) -> None:
+    ann, bob = await house.join(), await house.join()
+    ann.edit("kept")
+    hook = bytes.fromhex("01010500070101780504686f6f6b00")  # new Y.XmlHook("hook") in the root "x"
+    ann.send(messages.build_sync(messages.UPDATE, hook))
+    await ann.wait(lambda client: client.closed is not None)
+    assert ann.closed == (4422, "not supported: an XML hook, which pycrdt misreads")
+    bob.edit("!")
+    await bob.wait(lambda client: len(client.updates()) == 2)
+    assert bob.closed is None
+    assert len(await house.stored()) == 2
+
+
 async def test_garbage_stored_over_http_is_not_passed_on(house: House) -> None:
     await house.append([b"no update", write_update("good")])
     ann = await house.join()
