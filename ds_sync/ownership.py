@@ -55,7 +55,7 @@ class Ownership:
             {
                 "pid": os.getpid(),
                 "role": role,
-                "command": " ".join(sys.argv)[:200],
+                "command": _name_command(sys.argv),
                 "since": time.strftime("%Y-%m-%d %H:%M:%S"),
             }
         )
@@ -73,6 +73,11 @@ class Ownership:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def _name_command(arguments: list[str]) -> str:
+    """Without its arguments, which may be tokens; of those only a first that is a plain word: the subcommand."""
+    return " ".join(arguments[:2] if arguments[1:] and arguments[1].isalpha() else arguments[:1])[:200]
 
 
 def _describe(text: bytes) -> str:

@@ -30,12 +30,32 @@ def test_a_second_process_is_told_who_the_first_is_until_that_is_killed(tmp_path
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(FileInUseError, match=f"notes.db is in use by process {holder.pid} ") as caught:
             Ownership(path, "server")
-        assert caught.value.owner.startswith(f"process {holder.pid} (replica: -c {path}) since 20")
+        assert caught.value.owner.startswith(f"process {holder.pid} (replica: -c) since 20")
         holder.kill()
     owner = Ownership(path, "server")
     note = json.loads(Path(f"{path}-owner").read_bytes())
     assert (note["pid"], note["role"]) == (os.getpid(), "server")
     owner.release()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["ds-sync", "bridge", "ws://old/room?key=SECRET", "--token", "SECRET"], "ds-sync bridge"),
+        (["/usr/bin/app.py", "--token=SECRET"], "/usr/bin/app.py"),
+        (["app.py", "http://ann:SECRET@host"], "app.py"),
+        ([""], ""),
+    ],
+)
+def test_the_note_has_no_arguments_which_may_be_secret(
+    arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", arguments)
+    owner = Ownership(tmp_path / "notes.db", "replica")
+    note = (tmp_path / "notes.db-owner").read_text()
+    owner.release()
+    assert json.loads(note)["command"] == told
+    assert "SECRET" not in note
 
 
 def test_the_same_process_can_not_have_it_twice(tmp_path: Path) -> None:

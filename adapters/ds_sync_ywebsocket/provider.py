@@ -12,12 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
-from urllib.parse import urlsplit
 
 from ds_sync_yjs.updates import join_updates, require_update, require_version
 from ds_sync_yjs.wire import is_within, read_ranges
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidHandshake, InvalidStatus, WebSocketException
+from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI, WebSocketException
 
 from ds_sync.environment import Environment
 from ds_sync.exceptions import (
@@ -31,6 +30,7 @@ from ds_sync.exceptions import (
     TransportError,
 )
 from ds_sync.peers import PeerDocument, PeerStatus
+from ds_sync.protocol.urls import redact_url, split_url
 from ds_sync_ywebsocket import messages
 from ds_sync_ywebsocket.proof import Proof, Question
 
@@ -47,6 +47,9 @@ REFUSALS: Final = 3
 """Answers in a row that lack what we sent, after which the server counts as one that does not take our edits."""
 
 log = logging.getLogger(__name__)
+
+_wire_log = logging.getLogger(f"{__name__}.wire")
+_wire_log.setLevel(logging.INFO)  # below, `websockets` logs what it sends: the URL and the headers, with what is secret
 
 T = TypeVar("T")
 
@@ -72,6 +75,7 @@ class YWebsocketProvider:
 
     `url`: `ws://host:port/room`; tokens belong into its query or into `headers`. `status.confirmed` says that the server *has shown* all
     that the document holds. With most servers that means: in their memory. Only our own gateway shows what it has fsynced.
+    Errors and logs leave out of the URL what may be secret. Raises ValueError for another URL.
     """
 
     def __init__(
@@ -85,6 +89,11 @@ class YWebsocketProvider:
     ) -> None:
         self._document = document
         self._url = url
+        self._place = redact_url(url)
+        """What is said of it: tokens stand in URLs."""
+        parts = split_url(url)
+        if parts.scheme not in ("ws", "wss") or not parts.hostname or parts.fragment:
+            raise ValueError(f"a room is ws://server/room or wss://server/room, not {self._place!r}")
         self._headers = dict(headers or {})
         self._environment = environment or Environment()
         self._patience = patience or Patience()
@@ -144,14 +153,14 @@ class YWebsocketProvider:
                 self._show(state="connecting")
                 try:
                     await self._connect()
-                    error: DsSyncError = TransportError(f"{self._url}: the server hung up")
+                    error: DsSyncError = TransportError(f"{self._place}: the server hung up")
                 except (OSError, WebSocketException) as failure:
-                    error = _translate(failure)
+                    error = _translate(failure, self._place)
                 except DsSyncError as failure:
                     error = failure
                 except Exception as failure:
                     # A defect of ours must not end the syncing in silence: both sides are whole, so begin again.
-                    log.exception("%s: the conversation failed and begins again", self._url)
+                    log.exception("%s: the conversation failed and begins again", self._place)
                     error = DsSyncError(f"{type(failure).__name__}: {failure}")
                 if self._status.state == "live":
                     bound = patience.first_delay
@@ -173,6 +182,7 @@ class YWebsocketProvider:
             additional_headers=self._headers,
             max_size=MAX_MESSAGE,
             compression=None,
+            logger=_wire_log,
             ping_interval=patience.ping,
             ping_timeout=patience.silence,
             close_timeout=min(2.0, patience.silence),
@@ -260,7 +270,7 @@ class YWebsocketProvider:
 
     async def _receive(self, socket: ClientConnection, data: bytes) -> None:
         if data[:2] == bytes((messages.AUTH, 0)):
-            raise ForbiddenError(f"{self._url}: permission denied: {data[3:200].decode('utf-8', 'replace')}")
+            raise ForbiddenError(f"{self._place}: permission denied: {data[3:200].decode('utf-8', 'replace')}")
         try:
             message = messages.parse_message(data)
         except FramingError as error:
@@ -335,13 +345,13 @@ class YWebsocketProvider:
             self._next_proof = self._environment.monotonic() + min(self._patience.proof * 2**self._refusals, self._patience.pause)
             self._pending.append(question.expected)
             if self._refusals >= REFUSALS:
-                refusal = ProtocolError(f"{self._url}: the server does not keep what it is sent: it may be read-only")
+                refusal = ProtocolError(f"{self._place}: the server does not keep what it is sent: it may be read-only")
                 self._show(state="refusing", confirmed=False, last_error=refusal)
             self._bell.set()
 
     def _settle(self, edit: int) -> DsSyncError | None:
         try:
-            self._document.settle(edit, urlsplit(self._url)._replace(query="").geturl())  # queries hold tokens
+            self._document.settle(edit, redact_url(self._url.partition("?")[0]))
         except DocumentBusyError:
             self._request_proof()
         except StoreError as error:
@@ -349,7 +359,7 @@ class YWebsocketProvider:
         return None
 
     def _refuse(self, error: DsSyncError) -> None:
-        log.warning("%s: the server sent what can't be used: %s", self._url, error)
+        log.warning("%s: the server sent what can't be used: %s", self._place, error)
         self._show(refused=self._status.refused + 1, last_error=error)
 
     def _show(self, **news: Any) -> None:
@@ -358,7 +368,9 @@ class YWebsocketProvider:
             self._changed.set_result(None)
 
 
-def _translate(failure: Exception) -> DsSyncError:
+def _translate(failure: Exception, place: str) -> DsSyncError:
+    if isinstance(failure, InvalidURI):  # its text has the URL as it is
+        return ProtocolError(f"no WebSocket can be at {place}")
     if isinstance(failure, InvalidStatus) and failure.response.status_code in (401, 403):
         return ForbiddenError(f"the server refused us: {failure}")
     if isinstance(failure, InvalidHandshake):

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import click
 
 from ds_sync.exceptions import SyncStoppedError
 from ds_sync.peers import Peer, load_peer
+from ds_sync.protocol.urls import redact_url, split_url
 from ds_sync.replica.document import Document
 from ds_sync.replica.places import parse_document_url
 from ds_sync.replica.records import DocumentKey
@@ -72,20 +72,23 @@ def bridge(room: str, url: str, file: Path, headers: tuple[str, ...], token: str
 
 
 def _parse_ends(room: str, url: str, file: Path, headers: tuple[str, ...], token: str | None) -> _Ends:
-    parts = urlsplit(room)
+    try:
+        parts = split_url(room)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     if parts.scheme not in ("ws", "wss") or not parts.hostname or parts.path in ("", "/"):
-        raise click.UsageError(f"a room is ws://server/room or wss://server/room, not {room!r}")
+        raise click.UsageError(f"a room is ws://server/room or wss://server/room, not {redact_url(room)!r}")
     try:
         server, key = parse_document_url(url)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     if key is None or key.crdt != "yjs":
-        raise click.UsageError(f"a document's URL is <server>/v1/yjs/<service>/docs/<path>, not {url!r}")
+        raise click.UsageError(f"a document's URL is <server>/v1/yjs/<service>/docs/<path>, not {redact_url(url)!r}")
     sent = {}
     for text in headers:
         name, colon, value = text.partition(":")
         if not colon or not name.strip() or not text.isprintable():
-            raise click.UsageError(f"--header {text!r}: it must be 'Name: value'")
+            raise click.UsageError("a --header must be 'Name: value'")
         sent[name.strip()] = value.strip()
     return _Ends(room, sent, server, key, token, file)
 

@@ -75,7 +75,7 @@ def _parse_headers(texts: tuple[str, ...]) -> dict[str, str]:
     for text in texts:
         name, colon, value = text.partition(":")
         if not colon or not name.strip() or not text.isprintable():
-            raise click.UsageError(f"--header {text!r}: it must be 'Name: value'")
+            raise click.UsageError("a --header must be 'Name: value'")
         headers[name.strip()] = value.strip()
     return headers
 

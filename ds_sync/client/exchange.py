@@ -10,6 +10,7 @@ from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 from ds_sync.client.credentials import Credentials, Extras
 from ds_sync.client.transport import Response, StreamingResponse, Transport
 from ds_sync.exceptions import InvalidRequestError, ProtocolError
+from ds_sync.protocol.urls import redact_url, split_url
 
 MAX_REDIRECTS = 5
 
@@ -93,7 +94,7 @@ class Exchange:
             raise ProtocolError("a redirect to something that is not a URL") from None
         # A login page of a hotel's network redirects like this: neither credentials nor a document go there.
         if not same:
-            raise ProtocolError(f"a redirect to another origin, which is not followed: {target[:80]!r}")
+            raise ProtocolError(f"a redirect to another origin, which is not followed: {redact_url(target)[:80]!r}")
         return replace(asked, url=target, redirects=asked.redirects + 1)
 
 
@@ -103,9 +104,9 @@ def build_url(url: str, query: Mapping[str, str]) -> str:
     Raises InvalidRequestError for something that is not a URL.
     """
     try:
-        parts = urlsplit(url)
+        parts = split_url(url)
     except ValueError as error:
-        raise InvalidRequestError(f"not a URL: {url[:80]!r}") from error
+        raise InvalidRequestError(str(error)) from error
     present = [piece for piece in parts.query.split("&") if piece and piece.partition("=")[0] not in query]
     added = [f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in query.items()]
     return urlunsplit(parts._replace(query="&".join(sorted([*present, *added])), fragment=""))

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from ds_sync.exceptions import CorruptFileError, NewerFileError, StoreError
 from ds_sync.ownership import FileOwner, find_owner
+from ds_sync.protocol.urls import redact_url
 from ds_sync.replica.schema import APPLICATION_ID, VERSION
 
 HEAD_BYTES: Final = 64
@@ -148,7 +149,7 @@ def _read_document(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Docu
         path=path,
         format=form,
         phase=phase,
-        server=server,
+        server=None if server is None else redact_url(server),
         incarnation=incarnation,
         checkpoint=checkpoint,
         snapshot_bytes=snapshot,

@@ -10,12 +10,13 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, TypeAlias
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from ds_sync.client.credentials import Credentials
 from ds_sync.client.stream import StreamClient
 from ds_sync.client.transport import HttpTransport, Transport
 from ds_sync.exceptions import NotFoundError, StoreError, TransportTimeoutError
+from ds_sync.protocol.urls import redact_url, split_url
 from ds_sync.replica.document import Document
 from ds_sync.replica.records import DocumentKey
 from ds_sync.replica.replica import Replica, check_name
@@ -172,7 +173,7 @@ class _OpenServer:
         except NotFoundError:
             return False
         except TimeoutError as error:
-            raise TransportTimeoutError(f"{self._place.url} did not answer within {self._place.seconds:g} s") from error
+            raise TransportTimeoutError(f"{redact_url(self._place.url)} did not answer within {self._place.seconds:g} s") from error
         return True
 
     async def _sync(self, document: Document) -> None:
@@ -193,14 +194,14 @@ def parse_document_url(url: str) -> tuple[str, DocumentKey | None]:
 
     Raises ValueError for anything else.
     """
-    parts = urlsplit(url)
+    parts = split_url(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError(f"not the http(s) URL of a server or of a document: {url!r}")
+        raise ValueError(f"not the http(s) URL of a server or of a document: {redact_url(url)!r}")
     base, version, rest = parts.path.partition("/v1/")
     server = f"{parts.scheme}://{parts.netloc}{base.rstrip('/')}"
     if not version:
         return server, None
     segments = [unquote(segment) for segment in rest.split("/")]
     if len(segments) < 4 or segments[2] != "docs" or not segments[0].isalnum():
-        raise ValueError(f"a document's URL is <server>/v1/<crdt>/<service>/docs/<path>, not {url!r}")
+        raise ValueError(f"a document's URL is <server>/v1/<crdt>/<service>/docs/<path>, not {redact_url(url)!r}")
     return server, DocumentKey(segments[0], check_name(segments[1], "service"), check_name("/".join(segments[3:]), "path"))

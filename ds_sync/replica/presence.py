@@ -18,6 +18,7 @@ from ds_sync.exceptions import DsSyncError, FramingError, GoneError, InvalidUpda
 from ds_sync.protocol.framing import build_frame, parse_frames
 from ds_sync.protocol.messages import Page
 from ds_sync.protocol.offsets import BEGINNING
+from ds_sync.protocol.urls import redact_url
 from ds_sync.replica.signal import Signal
 
 RENEW_SECONDS: Final = 15.0
@@ -122,7 +123,7 @@ class Presence:
             except GoneError:
                 continue  # what we were about to read is forgotten: begin with what is left
             except DsSyncError as error:
-                _log.debug("%s: nobody is heard: %s", stream.url, error)
+                _log.debug("%s: nobody is heard: %s", redact_url(stream.url), error)
             await self._environment.sleep(backoff.next_delay())
 
     async def _speak(self, stream: StreamClient) -> None:
@@ -140,7 +141,7 @@ class Presence:
                 said = own
                 backoff.reset()
             except DsSyncError as error:
-                _log.debug("%s: not heard: %s", stream.url, error)
+                _log.debug("%s: not heard: %s", redact_url(stream.url), error)
                 await self._environment.sleep(backoff.next_delay())
 
     async def _forget(self) -> None:
@@ -161,7 +162,7 @@ class Presence:
             async with asyncio.timeout(LEAVE_SECONDS):
                 await stream.append(build_frame(self._adapter.encode([last])), content_type="application/octet-stream")
         except (DsSyncError, TimeoutError) as error:
-            _log.debug("%s: left without a word: %s", stream.url, error)
+            _log.debug("%s: left without a word: %s", redact_url(stream.url), error)
 
     def _hear(self, data: bytes) -> None:
         try:

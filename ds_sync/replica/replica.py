@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from itertools import count
 from types import TracebackType
 from typing import Final, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from ds_sync.client.credentials import Credentials, Value
 from ds_sync.client.stream import StreamClient
@@ -20,6 +20,7 @@ from ds_sync.client.transport import HttpTransport, Transport
 from ds_sync.crdt import CrdtAdapter, load_adapter
 from ds_sync.environment import Environment
 from ds_sync.exceptions import ClosedError, DsSyncError, NotDivergedError, StoreError
+from ds_sync.protocol.urls import redact_url, split_url
 from ds_sync.replica.document import Choice, Document
 from ds_sync.replica.local import LocalDocument, Tuning
 from ds_sync.replica.records import DocumentKey, Phase
@@ -221,9 +222,9 @@ class Replica:
         server = server or self._server
         if server is None:
             raise ValueError("there is no server to connect to")
-        parts = urlsplit(server)
+        parts = split_url(server)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0 or parts.query or parts.fragment:
-            raise ValueError(f"a server is an http:// or https:// URL, not {server!r}")
+            raise ValueError(f"a server is an http:// or https:// URL, not {redact_url(server)!r}")
         async with self._switching:
             await self._go_offline()
             self._require_store()

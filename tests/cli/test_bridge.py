@@ -17,13 +17,18 @@ from ds_sync.testing.server_process import ServerProcess
         (("ws://old/room", "http://new"), "a document's URL is"),
         (("ws://old/room", "http://new/v1/loro/s/docs/a"), "a document's URL is"),
         (("ws://old/room", "ftp://new/v1/yjs/s/docs/a"), "not the http(s) URL"),
-        (("ws://old/room", "http://new/v1/yjs/s/docs/a", "-H", "no colon"), "'Name: value'"),
+        (("ws://old/room", "http://new/v1/yjs/s/docs/a", "-H", "Authorization SECRET"), "'Name: value'"),
+        (("wss:/ann:SECRET@old/room?key=SECRET", "http://new/v1/yjs/s/docs/a"), "not 'wss:/old/room?key=***'"),
+        (("ws://ann:SECRET@[old/room", "http://new/v1/yjs/s/docs/a"), "not a URL"),
+        (("ws://old/room", "http://ann:SECRET@new/v1/yjs/s?x=SECRET"), "'http://new/v1/yjs/s?x=***'"),
+        (("ws://old/room", "http://ann:SECRET@new/v1/loro/s/docs/a"), "'http://new/v1/loro/s/docs/a'"),
     ],
 )
 def test_wrong_arguments_are_exit_2(arguments: tuple[str, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(main, ["bridge", *arguments])
-    assert (done.exit_code, said in done.output) == (2, True)
+    assert (done.exit_code, said in " ".join(done.output.split())) == (2, True), done.output
+    assert "SECRET" not in done.output
     assert list(tmp_path.iterdir()) == []
 
 

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -141,3 +142,10 @@ def test_a_value_of_a_wrong_type_is_damage(path: Path) -> None:
     connection.close()
     with pytest.raises(CorruptFileError, match="bytes where"):
         inspect_file(path)
+
+
+def test_the_password_of_a_server_is_not_shown(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE documents SET server = 'https://ann:SECRET@example.org/base'")
+    [document] = inspect_file(path).documents
+    assert document.server == "https://example.org/base"

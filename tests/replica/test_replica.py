@@ -4,6 +4,7 @@ import asyncio
 import gc
 import random
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -385,3 +386,11 @@ async def test_with_no_network_at_all_everything_works_but_the_network(world: An
         await waiting
     note = await (await world.replica("a", online=False)).open("note")
     assert acts.read(note) == "offline"
+
+
+@pytest.mark.parametrize("server", ["ftp://ann:SECRET@host", "http://ann:SECRET@host:SECRET", "http://host/?SECRET"])
+async def test_what_is_no_server_is_refused_without_its_secrets(server: str, tmp_path: Path) -> None:
+    async with Replica(tmp_path / "notes.db") as replica:
+        with pytest.raises(ValueError, match="URL") as refused:
+            await replica.connect(server)
+    assert "SECRET" not in str(refused.value)

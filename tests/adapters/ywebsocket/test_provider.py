@@ -142,6 +142,42 @@ async def test_who_is_denied_says_so_and_asks_again(server: OldServer, note: Doc
         assert provider.status.last_error is None
 
 
+async def test_no_token_of_the_url_is_said(
+    server: OldServer, note: Document, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    caplog.set_level("INFO", "websockets.server")  # the old server's own
+    settled: list[str] = []
+    monkeypatch.setattr(note, "settle", lambda through, peer: settled.append(peer))
+    said: list[str] = []
+
+    async def hear(provider: YWebsocketProvider, what: str) -> None:
+        await until(lambda: what in str(provider.status.last_error))
+        said.append(str(provider.status.last_error))
+
+    url = f"{server.url.replace('//', '//ann:SECRET@')}?token=SECRET"
+    place = f"{server.url}?token=***"
+    async with YWebsocketProvider(note, url, patience=HASTY) as provider:
+        await synced(provider)
+        await server.say(b"\x00\x02\x05hello")
+        await hear(provider, "not a Yjs update")
+        await server.stop()
+        await hear(provider, "no connection")
+        server.deny = True
+        await server.start()
+        await hear(provider, f"{place}: permission denied")
+        monkeypatch.setattr(messages, "parse_message", None)
+        server.deny = False
+        await hear(provider, "TypeError")
+    for wrong in (f"{url}#part", url.replace("ws:", "http:"), "ws:///room?SECRET", "ws://ann:SECRET@host:SECRET/room"):
+        with pytest.raises(ValueError, match=r"room|URL") as refused:
+            YWebsocketProvider(note, wrong)
+        said.append(str(refused.value))
+    assert set(settled) == {server.url}
+    assert place in caplog.text
+    assert "SECRET" not in f"{said} {settled} {caplog.text}"
+
+
 async def test_a_server_that_lost_its_memory_gets_everything_back(server: OldServer, note: Document) -> None:
     text = body(note)
     text += "hello"
