@@ -9,6 +9,7 @@ from typing import Final
 from ds_sync.exceptions import ForbiddenError, FramingError, InvalidUpdateError, ResponseError, UnauthorizedError, UnsupportedUpdateError
 from ds_sync.server.gateway import PUSH, Doorway, Receive, Scope, Send, SharedDocument
 from ds_sync_ywebsocket import messages
+from ds_sync_ywebsocket.attendance import Held
 from ds_sync_ywebsocket.connection import FAILED, RESTART, TOO_BIG, UNSUPPORTED, Connection
 from ds_sync_ywebsocket.room import CLOSE_CODES, Room
 
@@ -33,6 +34,7 @@ class YWebsocketGateway:
         self._rooms: dict[str, Room] = {}
         self._ended: list[Room] = []
         """Rooms that others have taken the place of, to be closed."""
+        self._presence = Held()
         self._stopping = False
         self._rounds: asyncio.Task[None] | None = None
 
@@ -127,7 +129,7 @@ class YWebsocketGateway:
             self._ended.append(room)
             room = None
         if room is None:
-            room = self._rooms[document.path] = Room(document, self._doorway)
+            room = self._rooms[document.path] = Room(document, self._doorway, self._presence)
             if self._stopping:
                 room.end(RESTART, "the server restarts")
         if self._rounds is None:

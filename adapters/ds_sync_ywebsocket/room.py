@@ -19,7 +19,7 @@ from ds_sync.crdt import Word
 from ds_sync.exceptions import ConflictError, DsSyncError, GoneError, InvalidUpdateError, NotFoundError, StoreError
 from ds_sync.server.gateway import Doorway, Mark, SharedDocument
 from ds_sync_ywebsocket import messages
-from ds_sync_ywebsocket.attendance import Attendance
+from ds_sync_ywebsocket.attendance import Attendance, Held
 from ds_sync_ywebsocket.connection import COME_BACK, FAILED, Connection
 from ds_sync_ywebsocket.document_copy import DocumentCopy
 
@@ -53,13 +53,16 @@ log = logging.getLogger(__name__)
 class Room:
     """One document and its clients."""
 
-    def __init__(self, document: SharedDocument, doorway: Doorway) -> None:
+    def __init__(self, document: SharedDocument, doorway: Doorway, presence: Held) -> None:
+        """Open it. `presence` is what all rooms hold of it together."""
         self._document = document
         self._doorway = doorway
         self._environment = doorway.environment
         self._words = YjsAdapter.presence
         self._copy = DocumentCopy(YjsAdapter(), document.path)
-        self._attendance = Attendance()
+        self._attendance = Attendance(presence)
+        self._told_away = 0
+        """Of the words that were not taken: how many were logged."""
         self._connections: dict[Connection, None] = {}
         self._waiting: deque[tuple[Connection, bytes]] = deque()
         """Updates that came in, and are not stored."""
@@ -122,6 +125,9 @@ class Room:
         for connection in tuple(self._connections):
             connection.look_after(now, messages.HEARTBEAT, QUIET_SECONDS)
         self._tell(self._attendance.expire(now))
+        if self._attendance.turned_away > self._told_away:
+            log.warning("%s: %d words of presence were beyond its limits", self.path, self._attendance.turned_away - self._told_away)
+            self._told_away = self._attendance.turned_away
 
     def end(self, code: int, reason: str) -> None:
         """Hang up on everybody."""
@@ -139,6 +145,7 @@ class Room:
         for task in self._tasks:
             task.cancel()
         await asyncio.wait(self._tasks)
+        self._attendance.clear()
 
     def _notice(self) -> None:
         self._unread = True
@@ -167,7 +174,7 @@ class Room:
         if len(update) > PRESENCE_BYTES:
             raise InvalidUpdateError(f"a presence update of {len(update)} bytes")
         words = self._words.decode(update)
-        self._attendance.claim(connection, words, first=not connection.answered)
+        words = self._attendance.claim(connection, words, first=not connection.answered)
         stale = self._attendance.select_stale(words)
         if stale:
             connection.post(messages.build_presence(self._words.encode(stale)))

@@ -133,6 +133,24 @@ async def test_who_says_nothing_more_is_forgotten(house: House, monkeypatch: pyt
     await ann.wait(lambda client: client.words[2] == Word(2, 5, None))
 
 
+async def test_a_crowd_on_one_connection_does_not_fill_the_room(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(gateway, "ROUND_SECONDS", 0.02)
+    monkeypatch.setattr(attendance, "SPOKEN_FOR", 10)
+    ann, bob = await house.join(), await house.join()
+    ann.send(messages.build_presence(presence.encode([Word(client, 1, {}) for client in range(100, 200)])))
+    bob.say(1, 1, "Bob")
+    ann.edit("goes on")
+    await bob.see("goes on")
+    late = await house.join()
+    await late.wait(lambda client: 1 in client.words)
+    assert set(late.words) == {1, *range(100, 110)}
+    async with asyncio.timeout(5):
+        while "90 words of presence were beyond its limits" not in caplog.text:  # noqa: ASYNC110  # a log has no event
+            await asyncio.sleep(0.01)
+
+
 async def test_a_presence_update_that_is_too_large_is_not_passed_on(house: House) -> None:
     ann, bob = await house.join(), await house.join()
     ann.say(1, 1, "x" * 70_000)
