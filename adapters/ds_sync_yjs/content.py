@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from math import isfinite
 from typing import Any
 
 from pycrdt import Array, Doc, Map, Text, XmlElement, XmlFragment, XmlText
 
-from ds_sync.exceptions import InvalidUpdateError
 from ds_sync_yjs.updates import refusing, require_update
 
 _XML = (XmlElement, XmlFragment, XmlText)
@@ -21,7 +21,11 @@ class YjsContent:
     """
 
     def read(self, update: bytes) -> dict[str, Any]:
-        """Return each root as JSON values: what `toJSON` of Yjs gives; a text without its formats, XML as text, bytes in base 64."""
+        """Return each root as JSON values: what `toJSON` of Yjs gives; a text without its formats, XML as text, bytes in base 64.
+
+        Numbers that JSON has no word for (NaN, infinities) are None, as `JSON.stringify` has it. A subdocument is another document, and
+        known by its id: `{"subdocument": "..."}`.
+        """
         doc = _load(update)
         found = {name: _read(doc, name) for name in sorted(doc.keys())}
         return {name: value for name, (_, value) in found.items() if value}
@@ -60,8 +64,10 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, bytes | bytearray):
         return b64encode(value).decode()
-    if isinstance(value, float) and value.is_integer():  # numbers of JavaScript are all floats
-        return int(value)
+    if isinstance(value, float):
+        if not isfinite(value):
+            return None
+        return int(value) if value.is_integer() else value  # numbers of JavaScript are all floats
     if isinstance(value, Doc):
-        raise InvalidUpdateError("a subdocument can't be written as JSON")
+        return {"subdocument": value.guid}
     return value if value is None or isinstance(value, str | bool | int | float) else str(value)

@@ -79,7 +79,7 @@ def _show(crdt: str, update: bytes, shape: str, root: str | None) -> str:
     if root is not None and root not in held:
         raise CrdtError(f"no root {root!r} to be written as {shape}; there are: {', '.join(held) or 'none'}")
     if shape == "json":
-        return json.dumps(held if root is None else held[root], ensure_ascii=False, indent=2) + "\n"
+        return json.dumps(held if root is None else held[root], ensure_ascii=False, allow_nan=False, indent=2) + "\n"
     if root is None and len(held) != 1:
         raise CrdtError(f"choose by --root which text: {', '.join(held) or 'there is none'}")
     text: str = held[root] if root is not None else next(iter(held.values()))

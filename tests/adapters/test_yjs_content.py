@@ -1,5 +1,6 @@
 """What a Yjs document says, told without knowing of which types its roots are."""
 
+import json
 from typing import Any
 
 import pytest
@@ -54,6 +55,25 @@ def test_each_root_is_read_as_what_it_is() -> None:
 def test_whole_numbers_are_written_without_a_point() -> None:
     found = YjsContent().read(build(lambda doc: doc.__setitem__("map", Map({"n": 3}))))
     assert [type(value) for value in found["map"].values()] == [int]
+
+
+SUBDOCUMENTS = bytes.fromhex(
+    "010805002901016d0373756209636861707465722d317601046d657461760101617d0109010473756273017876000801056d69786564017d01890502"
+    "01797600880503047b7ff80000000000007c7f80000075027f7b7ff80000000000007d400401017401618405080162c505080509027b7d00"
+)
+"""By Yjs: new Y.Doc({ guid }) in a map, in arrays and in a text; NaN, Infinity and undefined."""
+
+
+def test_subdocuments_are_named_and_numbers_that_json_does_not_know_are_null() -> None:
+    found = YjsContent().read(SUBDOCUMENTS)
+    assert found == {
+        "m": {"sub": {"subdocument": "chapter-1"}},
+        "mixed": [1, {"subdocument": "y"}, None, None, [None, None], 0],
+        "subs": [{"subdocument": "x"}],
+        "t": "ab",
+    }
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert YjsContent().texts(SUBDOCUMENTS) == {"t": "ab"}
 
 
 def test_what_is_no_update_is_refused() -> None:

@@ -1,6 +1,7 @@
 """`ds-sync import` and `ds-sync export`: everything comes, once, whole or not at all, and is compared at the end."""
 
 import json
+import math
 import sqlite3
 import subprocess
 import sys
@@ -171,6 +172,17 @@ def test_a_document_goes_to_a_documents_url_and_back(tmp_path: Path, server: Ser
     assert call("export", tmp_path / "copy.db", "copy", "--format", "text").output == "over there"
     assert call("export", url, "--format", "json").output == json.dumps({"body": "over there", "map": {"n": 1}}, indent=2) + "\n"
     assert call("export", server.url, "notes/Übung", "--service", "work", "--format", "json", "--root", "map").output == '{\n  "n": 1\n}\n'
+
+
+def test_a_document_with_subdocuments_and_numbers_that_json_does_not_know_is_exported(tmp_path: Path) -> None:
+    doc: Doc[Any] = Doc()
+    doc["map"] = held = Map({"n": math.nan})
+    held["chapter"] = chapter = Doc()
+    update = tmp_path / "book.bin"
+    update.write_bytes(doc.get_update())
+    assert call("import", update, tmp_path / "t.db").exit_code == 0
+    shown = call("export", tmp_path / "t.db", "book", "--format", "json").output
+    assert json.loads(shown, parse_constant=pytest.fail) == {"map": {"chapter": {"subdocument": chapter.guid}, "n": None}}
 
 
 def test_a_file_in_use_can_be_exported_from_but_not_imported_into(store: Path, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """What the inspector is told of documents and streams."""
 
+import json
+import math
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -150,6 +152,17 @@ async def test_updates_that_mean_nothing_are_counted_and_left_out(house: House) 
     content = await house.survey.read_content(DocumentName("yjs", "notes", "a"))
     assert content["roots"] == [{"name": "body", "text": "good", "length": 4}]
     assert content["refused"] == 1
+
+
+async def test_the_content_of_a_document_with_subdocuments_and_numbers_that_json_does_not_know(house: House) -> None:
+    doc: Doc[Any] = Doc()
+    doc["meta"] = meta = Map({"n": math.nan})
+    meta["chapter"] = chapter = Doc()
+    await house.ask("PUT", "yjs/notes/docs/book")
+    await house.ask("POST", "yjs/notes/docs/book", build_frame(doc.get_update()))
+    content = await house.survey.read_content(DocumentName("yjs", "notes", "book"))
+    [root] = content["roots"]
+    assert json.loads(root["text"]) == {"chapter": {"subdocument": chapter.guid}, "n": None}
 
 
 async def test_the_content_of_what_is_not_there(house: House) -> None:
