@@ -5,10 +5,11 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 VENV := .venv
 BIN := $(VENV)/bin
 ROUNDS ?= 50
+ROOM_ROUNDS ?= 100
 SEEDS ?= 2000
 MINUTES ?= 10
 
-.PHONY: demo test check kills simulate fuzz install bench clean
+.PHONY: demo test check kills kills-rooms simulate fuzz install bench clean
 
 demo: install
 	$(BIN)/ds-sync demo
@@ -23,6 +24,9 @@ check: install
 
 kills: install
 	$(BIN)/python -m pytest tests/kills --rounds $(ROUNDS)
+
+kills-rooms: install
+	$(BIN)/python -m pytest tests/kills/test_ywebsocket_kills.py --room-rounds $(ROOM_ROUNDS)
 
 simulate: install
 	$(BIN)/python -m ds_sync.testing.simulator --seeds $(SEEDS) --jobs $$($(BIN)/python -c 'import os; print(os.cpu_count() or 1)')

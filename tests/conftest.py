@@ -13,4 +13,5 @@ def anyio_backend() -> str:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rounds", type=int, default=50, help="tests/kills: how often somebody is killed")
+    parser.addoption("--room-rounds", type=int, default=None, help="tests/kills: those of the y-websocket gateway; a fifth of --rounds")
     parser.addoption("--kill-seed", type=int, default=None, help="tests/kills: play only this seed")

@@ -1,6 +1,6 @@
 """What was echoed to its sender, or relayed to anybody, is there after SIGKILL of the server at any moment.
 
-A fifth of `--rounds` (10 of the default 50).
+`--room-rounds` says how often; by default, a fifth of `--rounds` (10 of the default 50). `make kills-rooms` plays 100.
 """
 
 import asyncio
@@ -115,7 +115,8 @@ async def read_room(url: str) -> Doc[Any]:
 
 
 async def test_nothing_that_was_echoed_or_relayed_is_lost(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    rounds = max(1, request.config.getoption("--rounds") // 5)
+    asked = request.config.getoption("--room-rounds")
+    rounds = max(1, request.config.getoption("--rounds") // 5 if asked is None else asked)
     seed = request.config.getoption("--kill-seed") or random.randrange(2**32)
     chance = random.Random(seed)
     echoes = 0
