@@ -33,7 +33,13 @@ ALLOWED: dict[str, set[str]] = {
 PORTS = ("ds_sync.server.gateway.",)
 """Of the server, open to adapters: what `ds_sync.server.gateway` holds, and nothing beside it."""
 
-MOUNTABLE = {"ds_sync.server.app.create_app", "ds_sync.server.engines.memory.MemoryEngine", "ds_sync.server.engines.sqlite.SqliteEngine"}
+MOUNTABLE = {
+    "ds_sync.server.admission.Access",
+    "ds_sync.server.admission.Visitor",
+    "ds_sync.server.app.create_app",
+    "ds_sync.server.engines.memory.MemoryEngine",
+    "ds_sync.server.engines.sqlite.SqliteEngine",
+}
 """Of the server, open to programs that mount it, as docs/how-to/run-a-server.md says."""
 
 STANDS_ON = {"ds_sync_ywebsocket": "ds_sync_yjs"}

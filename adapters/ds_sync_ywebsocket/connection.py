@@ -47,6 +47,8 @@ class Connection:
         "entered",
         "hung_up",
         "last_sent",
+        "may_write",
+        "told_to_read_only",
     )
 
     def __init__(self, send: Send, environment: Environment, push: Callable[[bytes], bool] | None = None) -> None:
@@ -68,6 +70,9 @@ class Connection:
         """Whether it was told where we are, and gets what comes."""
         self.answered = False
         """Whether the client has answered our sync step 1. What it says of presence until then it says of itself."""
+
+        self.may_write = True
+        self.told_to_read_only = False
 
     @property
     def closing(self) -> bool:

@@ -7,7 +7,7 @@ import logging
 from typing import Final
 
 from ds_sync.exceptions import ForbiddenError, FramingError, InvalidUpdateError, ResponseError, UnauthorizedError, UnsupportedUpdateError
-from ds_sync.server.gateway import PUSH, Doorway, Receive, Scope, Send, SharedDocument
+from ds_sync.server.gateway import PUSH, Access, Doorway, Receive, Scope, Send, SharedDocument
 from ds_sync_ywebsocket import messages
 from ds_sync_ywebsocket.attendance import Held
 from ds_sync_ywebsocket.connection import FAILED, RESTART, TOO_BIG, UNSUPPORTED, Connection
@@ -82,11 +82,11 @@ class YWebsocketGateway:
     async def _talk(self, connection: Connection, scope: Scope, receive: Receive) -> None:
         try:
             document = self._doorway.open("yjs", scope)
-            await self._doorway.admit(scope, document.path)
+            connection.may_write = await self._doorway.admit(scope, document) is Access.WRITE
         except ResponseError as error:
             if isinstance(error, ForbiddenError | UnauthorizedError):
                 connection.post(messages.build_refusal(str(error)))
-            connection.close(CLOSE_CODES + (error.status or 400), str(error)[:100])
+            connection.close(CLOSE_CODES + (error.status or 400), _shorten(str(error)))
             return
         room = self._find_room(document)
         try:
@@ -117,7 +117,7 @@ class YWebsocketGateway:
             except UnsupportedUpdateError as error:
                 # What its client writes next depends on it: it would wait here for ever, and the client would never know.
                 log.warning("%s: a client is sent away: %s", room.path, error)
-                connection.close(UNSUPPORTED, str(error)[:100])
+                connection.close(UNSUPPORTED, _shorten(str(error)))
                 return
             except (FramingError, InvalidUpdateError) as error:
                 log.log(logging.DEBUG if complained else logging.WARNING, "%s: a client sent what means nothing: %s", room.path, error)
@@ -148,3 +148,8 @@ class YWebsocketGateway:
                     room.look_after(now)
             while self._ended:
                 await self._ended.pop().aclose()
+
+
+def _shorten(reason: str) -> str:
+    """A close frame has room for 123 bytes."""
+    return reason.encode()[:123].decode(errors="ignore")

@@ -154,6 +154,7 @@ class Room:
     async def _receive_update(self, connection: Connection, update: bytes, *, compare: bool) -> None:
         if update == messages.NOTHING:
             return
+        compare |= not connection.may_write
         if len(update) > OFF_LOOP_BYTES:
             await self._environment.run_in_thread(require_update, update)
         else:
@@ -163,12 +164,21 @@ class Room:
             news = self._copy.news(update)
         if news is None:
             return
+        if not connection.may_write:
+            self._refuse_to_write(connection)
+            return
         self._waiting.append((connection, news))
         self._waiting_bytes += len(news)
         self._bell.set()
         if self._waiting_bytes > HELD_BYTES:
             self._room_to_wait.clear()
             await self._room_to_wait.wait()
+
+    def _refuse_to_write(self, connection: Connection) -> None:
+        """Say it once: y-websocket clients print it. What the client changes stays with it, and it goes on to see what others do."""
+        if not connection.told_to_read_only:
+            connection.told_to_read_only = True
+            connection.post(messages.build_refusal("you may only read here: what you change is not kept"))
 
     async def _receive_presence(self, connection: Connection, update: bytes) -> None:
         if len(update) > PRESENCE_BYTES:

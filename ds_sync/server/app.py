@@ -13,6 +13,7 @@ from ds_sync import __version__
 from ds_sync.environment import Environment
 from ds_sync.exceptions import DsSyncError, InvalidRequestError, NotFoundError
 from ds_sync.protocol.retention import KeepUpdates
+from ds_sync.server.admission import Admit, admit_everybody
 from ds_sync.server.documents.compaction import OpenWorker
 from ds_sync.server.documents.routes import PRESENCE_MARK, Documents, parse_document_name, parse_presence_path
 from ds_sync.server.engines.base import PromptEngine, StorageEngine
@@ -58,6 +59,7 @@ class Application:
         open_worker: OpenWorker | None,
         gateways: Mapping[str, OpenGateway] | None,
         max_frame: int,
+        admit: Admit,
         inspect: InspectAccess | None,
         demo: bool,
     ) -> None:
@@ -76,7 +78,13 @@ class Application:
         """For the HTTP server that runs on the same event loop."""
         self._documents = Documents(engine, streams, environment, limits, compact_after, open_worker)
         doorway = Doorway(
-            engine, environment, self._documents, max_frame=max_frame, page_bytes=limits.page_bytes, max_streams=limits.max_streams
+            engine,
+            environment,
+            self._documents,
+            max_frame=max_frame,
+            page_bytes=limits.page_bytes,
+            max_streams=limits.max_streams,
+            admit=admit,
         )
         self._gateways = Gateways(doorway, gateways)
         self._inspector: Inspector | None = None
@@ -269,6 +277,7 @@ def create_app(
     open_worker: OpenWorker | None = None,
     gateways: Mapping[str, OpenGateway] | None = None,
     max_frame: int = MAX_FRAME,
+    admit: Admit = admit_everybody,
     inspect: InspectAccess | None = None,
     demo: bool = False,
 ) -> Application:
@@ -281,7 +290,9 @@ def create_app(
     how much of a stream is kept at least, its oldest records going first; None keeps everything. `max_streams`: how many living streams
     clients may make; None: any number. `request_timeout`: how long a body in HTTP/2 may fall behind; in HTTP/1.1 the server sees to it.
     `gateways`: other protocols on WebSockets, by the segment after `/v1/` they are served at; by default, those that are installed.
-    `max_frame`: bytes that one message of a WebSocket client may have. `inspect`: who may look at `/inspect`; by default nobody.
+    `max_frame`: bytes that one message of a WebSocket client may have. `admit`: asked for each WebSocket connection whether it may write or
+    read in the room it wants, by its headers, query and cookies (`ds_sync.server.admission`); what is asked for over HTTP is for the
+    application before this one to judge. `inspect`: who may look at `/inspect`; by default nobody.
     `demo`: whether the editor page is served at `/demo`.
     """
     limits = Limits(
@@ -297,6 +308,7 @@ def create_app(
         open_worker=open_worker,
         gateways=gateways,
         max_frame=max_frame,
+        admit=admit,
         inspect=inspect,
         demo=demo,
     )

@@ -7,7 +7,7 @@ the rules an append over HTTP has, and its presence, the same that the document'
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias
 
@@ -17,6 +17,8 @@ from ds_sync.protocol.decisions import AppendRequest, CreateRequest, decide_appe
 from ds_sync.protocol.framing import build_frames, parse_frames
 from ds_sync.protocol.history import START, Place
 from ds_sync.protocol.state import require_stream
+from ds_sync.server.admission import Access as Access
+from ds_sync.server.admission import Admit, admit_everybody, build_visitor
 from ds_sync.server.documents.routes import DocumentName, Documents, parse_document_name
 from ds_sync.server.documents.snapshots import EVERYTHING
 from ds_sync.server.engines.base import StorageEngine
@@ -38,9 +40,6 @@ PUSH: Final = "ds_sync.push"
 if the client has not taken what was sent before, does nothing and returns False. `send` waits for such a client."""
 
 Unwatch: TypeAlias = Callable[[], None]
-
-Admit: TypeAlias = Callable[[Scope, str], Awaitable[None]]
-"""Of a connection and the path of the document's stream of updates. Raises UnauthorizedError or ForbiddenError."""
 
 
 class Gateway(Protocol):
@@ -82,10 +81,6 @@ class Part:
     up_to_date: bool
 
 
-async def admit_everybody(scope: Scope, path: str) -> None:
-    """Refuse nobody: a server without accounts."""
-
-
 class Doorway:
     """What a gateway is given: the documents, the world, the limits."""
 
@@ -105,8 +100,7 @@ class Doorway:
         """Bytes of one message of a client."""
         self.page_bytes = page_bytes
         """About how many bytes a `Part` holds, and an append should."""
-        self.admit = admit
-        """To be asked before a client gets anything of a document."""
+        self._admit = admit
         self.engine = engine
         self.documents = documents
         self.lives = Lives(engine, environment, max_streams)
@@ -120,6 +114,16 @@ class Doorway:
         if name is None:
             raise AssertionError("gateways ask for kinds of documents that there are")
         return SharedDocument(self, name)
+
+    async def admit(self, scope: Scope, document: SharedDocument) -> Access:
+        """Return what a client may do with a document; to be asked before it gets anything of it.
+
+        Raises UnauthorizedError or ForbiddenError, and whatever the application's own function does: then it may do nothing.
+        """
+        access = await self._admit(build_visitor(scope, document.service, document.room))
+        if not isinstance(access, Access):
+            raise TypeError(f"admit returned {access!r}, which is no Access")
+        return access
 
     def watch(self, path: str, callback: Callable[[], None]) -> Unwatch:
         """Have `callback` called after commits to `path`, updates or presence."""
@@ -157,6 +161,16 @@ class SharedDocument:
     def path(self) -> str:
         """Of the stream of updates; what it goes by."""
         return self._name.updates
+
+    @property
+    def service(self) -> str:
+        """Of the document."""
+        return self._name.service
+
+    @property
+    def room(self) -> str:
+        """The document's path within its service."""
+        return self._name.path
 
     async def begin(self) -> Part:
         """Return the newest snapshot as one update, or nothing, and where to read on. Raises DsSyncError."""

@@ -1,8 +1,8 @@
 """The sync server inside a Django project: its streams and documents at /v1/, everything else is Django's.
 
-    DJANGO_SETTINGS_MODULE=settings uvicorn asgi:application --timeout-graceful-shutdown 5
+    DJANGO_SETTINGS_MODULE=settings uvicorn asgi:application --timeout-graceful-shutdown 5 --ws-ping-interval 2 --ws-ping-timeout 5
 
-Set SYNC_DATA for the file. Who may sync is for a proxy, or for a check before `site.sync`, as in ../in_fastapi.
+Set SYNC_DATA for the file. Who may sync is for a proxy, or for a check before `site.sync` and `create_app(admit=...)`, as in ../in_fastapi.
 """
 
 import os

@@ -1,8 +1,9 @@
 """The sync server inside a FastAPI application: its streams and documents at /v1/, beside the application's own routes.
 
-    uvicorn app:app --timeout-graceful-shutdown 5
+    uvicorn app:app --timeout-graceful-shutdown 5 --ws-ping-interval 2 --ws-ping-timeout 5
 
-Who brings the key may sync. Set SYNC_KEY, and SYNC_DATA for the file.
+Who brings the key may sync, and enter rooms; who brings the other one may only read in rooms. Set SYNC_KEY, SYNC_READ_KEY if there is to be
+one, and SYNC_DATA for the file.
 """
 
 import hmac
@@ -10,48 +11,58 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import parse_qs
 
 from fastapi import FastAPI
 
+from ds_sync.exceptions import ForbiddenError
+from ds_sync.server.admission import Access, Visitor
 from ds_sync.server.app import create_app
 from ds_sync.server.engines.sqlite import SqliteEngine
 
 
-class WithKey:
-    """Lets through to `app` who has the key: as a bearer token, or, for WebSockets in browsers, as the parameter `key`."""
+def is_key(said: str, name: str) -> bool:
+    """Whether it is the key that the environment has by this name."""
+    key = os.environ.get(name)
+    return bool(key) and hmac.compare_digest(said.encode(), str(key).encode())
 
-    def __init__(self, app: Any, key: str) -> None:
+
+async def admit(visitor: Visitor) -> Access:
+    """Judge who asks to enter a room. Browsers can't set headers on a WebSocket: y-websocket has `params: { key: "..." }`."""
+    said = visitor.query.get("key") or visitor.headers.get("authorization", "").removeprefix("Bearer ")
+    if is_key(said, "SYNC_KEY"):
+        return Access.WRITE
+    if is_key(said, "SYNC_READ_KEY"):
+        return Access.READ
+    raise ForbiddenError("the key is wrong")
+
+
+class WithKey:
+    """Lets requests through to `app` that have the key as a bearer token. WebSockets are judged by `admit`."""
+
+    def __init__(self, app: Any) -> None:
         self._app = app
-        self._key = key.encode()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if self._has_key(scope):
+        if scope["type"] == "websocket" or self._may(scope):
             await self._app(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.accept"})  # what is refused before that has no code
-            await send({"type": "websocket.close", "code": 4403, "reason": "the key is wrong"})  # y-websocket does not come back
         else:
             await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
             await send({"type": "http.response.body", "body": b""})
 
-    def _has_key(self, scope: Any) -> bool:
-        if scope.get("method") == "OPTIONS":
+    def _may(self, scope: Any) -> bool:
+        if scope["method"] == "OPTIONS":
             return True  # a browser on another origin asks whether it may send the key
         said = dict(scope["headers"]).get(b"authorization", b"").removeprefix(b"Bearer ")
-        if scope["type"] == "websocket" and not said:
-            said = parse_qs(scope["query_string"]).get(b"key", [b""])[0]
-        return hmac.compare_digest(said, self._key)
+        return is_key(said.decode("latin-1"), "SYNC_KEY")
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     # FastAPI and Starlette tell only the outermost application that it starts and ends, so this is done here.
     engine = SqliteEngine(os.environ.get("SYNC_DATA", "streams.db"))
-    sync = create_app(engine)
+    sync = create_app(engine, admit=admit)
     await sync.start()
-    app.mount("/v1", WithKey(sync, os.environ["SYNC_KEY"]))
+    app.mount("/v1", WithKey(sync))
     try:
         yield
     finally:

@@ -1,15 +1,11 @@
 """The server inside other people's applications: FastAPI (which is Starlette) and Django, on uvicorn, as processes."""
 
 import asyncio
-import os
 import signal
-import socket
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import httpx
@@ -19,46 +15,10 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from ds_sync import Replica
+from tests.examples.sites import APPLICATIONS, KEY, Site
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-KEY = "a key"
-APPLICATIONS = {"in_fastapi": "app:app", "in_django": "asgi:application"}
-
-
-class Site:
-    """An example, served by uvicorn."""
-
-    def __init__(self, example: str, data: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.example = example
-        self.data = data
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.start()
-
-    def start(self) -> None:
-        options = ("--port", str(self.port), "--timeout-graceful-shutdown", "1", "--log-level", "warning")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "uvicorn", APPLICATIONS[self.example], *options],
-            cwd=EXAMPLES / self.example,
-            env={**os.environ, "SYNC_DATA": str(self.data), "SYNC_KEY": KEY, "DJANGO_SETTINGS_MODULE": "settings"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(600):
-            try:
-                httpx.get(self.url)
-                return
-            except httpx.TransportError:
-                assert self._process.poll() is None, self._process.communicate()
-                time.sleep(0.05)
-        raise AssertionError("the example did not start")
-
-    def stop(self, number: int = signal.SIGTERM) -> str:
-        """End it; return what it wrote to standard error."""
-        self._process.send_signal(number)
-        return self._process.communicate(timeout=20)[1]
+DENIED = b"\x02\x00\x10the key is wrong"  # y-protocols/auth.js
+HERE, GONE = b"\x01\x06\x01\x05\x01\x02{}", b"\x01\x08\x01\x05\x02\x04null"  # of client 5
 
 
 @pytest.fixture(params=APPLICATIONS)
@@ -115,8 +75,38 @@ def test_who_has_no_key_gets_nothing(site: Site) -> None:
     assert httpx.put(f"{site.url}/v1/stream/log", headers={"authorization": f"Bearer {KEY}"}).status_code == 201
     assert httpx.put(f"{site.url}/v1/stream/log?key={KEY}").status_code == 401, "not in the address of a request, which logs keep"
     assert httpx.options(f"{site.url}/v1/stream/log").status_code == 204
-    for query in ("", "?key=wrong"):
-        with pytest.raises(ConnectionClosed) as refused:
-            asyncio.run(hear_first(f"ws://127.0.0.1:{site.port}/v1/ws/default/notes/today{query}"))
-        assert refused.value.rcvd is not None
-        assert refused.value.rcvd.code == 4403
+    for query in ("", "?key=wrong", "?key="):
+        assert asyncio.run(hear_all(f"ws://127.0.0.1:{site.port}/v1/ws/default/notes/today{query}")) == ([DENIED], 4403)
+
+
+async def hear_all(url: str) -> tuple[list[bytes], int]:
+    """Return what is said until the end, and the close code."""
+    heard = []
+    async with connect(url) as websocket, asyncio.timeout(10):
+        with suppress(ConnectionClosed):
+            while True:
+                heard.append(await websocket.recv(decode=False))
+        return heard, websocket.close_code or 0
+
+
+async def see_her_go(room: str) -> float:
+    """Return for how many seconds a client that answers nothing any more is present to another."""
+    async with connect(room, ping_interval=None) as ann, connect(room, ping_interval=None) as bob, asyncio.timeout(15):
+        await ann.send(HERE)
+        while await bob.recv() != HERE:
+            continue
+        begun = time.monotonic()
+        ann.transport.pause_reading()
+        while await bob.recv() != GONE:
+            continue
+        ann.transport.abort()
+        return time.monotonic() - begun
+
+
+def test_who_is_gone_without_a_word_is_not_present_any_more(tmp_path: Path) -> None:
+    """uvicorn's pings find out; by default only after 40 s, which is after everybody has forgotten her."""
+    site = Site("in_fastapi", tmp_path / "streams.db", pings=(0.2, 0.3))
+    try:
+        assert asyncio.run(see_her_go(f"ws://127.0.0.1:{site.port}/v1/ws/default/room?key=a%20key")) < 8
+    finally:
+        site.stop()

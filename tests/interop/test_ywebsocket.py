@@ -12,6 +12,7 @@ from pycrdt import Text
 
 from ds_sync import Replica
 from ds_sync.testing.server_process import ServerProcess
+from tests.examples.sites import Site
 from tests.interop.peers import SECONDS, NodePeer, node_peer, python_sees
 
 pytestmark = [pytest.mark.anyio, pytest.mark.interop]
@@ -285,6 +286,38 @@ async def test_a_socket_that_does_not_read_holds_up_nobody(peer: Peer) -> None:
         await closed
         if (ann.closes.length + bob.closes.length) throw new Error('somebody else was closed')
     """)
+
+
+async def test_an_application_decides_who_enters_and_who_only_reads(node: str, tmp_path: Path) -> None:
+    """examples/in_fastapi."""
+    site = Site("in_fastapi", tmp_path / "streams.db")
+    try:
+        async with node_peer(node, "ywebsocket-peer.mjs", f"{site.url.replace('http', 'ws', 1)}/v1/ws/default") as process:
+            told = await Peer(process).run("""
+                const warnings = []
+                console.warn = text => warnings.push(text)
+                const ann = open('room', { params: { key: 'a key' } })
+                ann.text.insert(0, 'hers')
+                await synced(ann)
+                const eve = open('room', { params: { key: 'guessed' } })
+                const closed = await new Promise(resolve => eve.provider.on('closed', resolve))
+                const guest = open('room', { params: { key: 'a key to read' } })
+                await synced(guest)
+                guest.text.insert(4, ' and his'); guest.text.insert(0, 'more ')
+                guest.awareness.setLocalStateField('name', 'guest')
+                await until(() => [...ann.awareness.getStates().values()].some(state => state.name === 'guest'))
+                ann.text.insert(4, '!')
+                await until(() => guest.text.toString().includes('!'))
+                const late = open('room', { params: { key: 'a key' } })
+                await synced(late)
+                const denied = text => text.replace(/^Permission denied to access \\S+\\n/, '')
+                const warned = warnings.map(denied)
+                return [closed.code, closed.reason, warned, late.text.toString(), guest.provider.wsconnected, eve.text.toString()]
+            """)
+    finally:
+        site.stop()
+    read_only = "you may only read here: what you change is not kept"
+    assert told == [4403, "the key is wrong", ["the key is wrong", read_only], "hers!", True, ""]
 
 
 @pytest.mark.parametrize("how", ["terminate", "kill"])

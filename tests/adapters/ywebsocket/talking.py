@@ -24,7 +24,7 @@ presence = YjsPresence()
 class Client:
     """One WebSocket connection to an application; `document` is what it knows."""
 
-    def __init__(self, app: Application, path: str, *, subprotocols: Sequence[str] = (), reads: bool = True) -> None:
+    def __init__(self, app: Application, path: str, *, query: str = "", subprotocols: Sequence[str] = (), reads: bool = True) -> None:
         self.document: Doc[Any] = Doc()
         self.words: dict[int, Word] = {}
         self.frames: list[bytes] = []
@@ -33,7 +33,14 @@ class Client:
         self._to_server: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._changed = asyncio.Event()
         self._reads = reads
-        scope = {"type": "websocket", "path": path, "raw_path": path.encode(), "query_string": b"", "subprotocols": list(subprotocols)}
+        scope = {
+            "type": "websocket",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": query.encode(),
+            "headers": [],
+            "subprotocols": list(subprotocols),
+        }
         self._to_server.put_nowait({"type": "websocket.connect"})
         self.task = asyncio.ensure_future(app(scope, self._to_server.get, self._receive))
 
@@ -122,9 +129,9 @@ class House:
         self._http = AsgiTransport(app)
         self._clients: list[Client] = []
 
-    def connect(self, room: str = "room", *, reads: bool = True, subprotocols: Sequence[str] = ()) -> Client:
+    def connect(self, room: str = "room", *, query: str = "", reads: bool = True, subprotocols: Sequence[str] = ()) -> Client:
         """Connect without a word."""
-        client = Client(self.app, f"/v1/ws/default/{room}", reads=reads, subprotocols=subprotocols)
+        client = Client(self.app, f"/v1/ws/default/{room}", query=query, reads=reads, subprotocols=subprotocols)
         self._clients.append(client)
         return client
 
