@@ -7,9 +7,13 @@ import random
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
+from urllib.parse import parse_qs, urlsplit
 
 from ds_sync.client.transport import Response
 from ds_sync.exceptions import ClosedError, DsSyncError, TransportError, TransportTimeoutError
+from ds_sync.protocol.headers import QUERY_OFFSET
+from ds_sync.protocol.offsets import BEGINNING
+from ds_sync.server.requests import STREAM_MOUNT
 from ds_sync.testing.simulator.process import Process, ProcessDiedError
 from ds_sync.testing.simulator.server import Call, Server
 from ds_sync.testing.simulator.trace import Trace
@@ -94,6 +98,8 @@ class Network:
         self.senders: dict[bytes, set[str]] = {}
         self.late: dict[bytes, int] = {}
         """Bodies that arrived under a stamp that their sender had given up."""
+        self.read_at: dict[tuple[str, str], float] = {}
+        """By machine and stream: when a request for the stream from its beginning reached the server, last; in seconds."""
 
     def calm(self) -> None:
         """End all faults."""
@@ -173,6 +179,12 @@ class Network:
         for key in [key for key in self.patience if key[0] is process]:
             del self.patience[key]
 
+    def read(self, sender: str, method: str, url: str) -> None:
+        """Write down that a request arrives whose answer the sender may read."""
+        parts = urlsplit(url)
+        if method == "GET" and parse_qs(parts.query)[QUERY_OFFSET] == [BEGINNING]:
+            self.read_at[sender, parts.path.encode().removeprefix(STREAM_MOUNT).decode()] = asyncio.get_running_loop().time()
+
     def deliver(self, sender: str, method: str, url: str, headers: Mapping[str, str], body: bytes, *, missing: int = 0) -> Call:
         """Bring a request to the server, but for its last `missing` bytes. Raises TransportError if it can't be reached."""
         if sender in self.apart:
@@ -225,6 +237,7 @@ class SimulatedTransport:
             return network.make_refusal(204)
         missing = network.random.randint(1, len(body)) if fate == "cut_body" else 0
         call = network.deliver(name, method, url, headers, body, missing=missing)
+        network.read(name, method, url)
         try:
             if missing:
                 raise await self._nothing(timeout)
@@ -278,6 +291,7 @@ class SimulatedTransport:
             call = Call(b"").answer(refusal.status, refusal.headers)
         else:
             call = network.deliver(name, method, url, headers, b"")
+            network.read(name, method, url)
         try:
             while not call.status and not call.cut:
                 await call.wait()

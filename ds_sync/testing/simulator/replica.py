@@ -120,7 +120,7 @@ def _stepping(name: str) -> Callable[..., Any]:
             process.trace.count("an edit that found the disk full")
             raise StorageFullError(f"{self.path}: there is no space left for it")
         laws = self.held(args[0]).laws if judged else None
-        before = None if laws is None else laws.before(self, name, args, options.get("settled"))
+        before = None if laws is None else laws.before(self, name, args, options)
         result = original(self, *args, **options)
         if name == "seal":
             self.held(args[0]).sealed = args[1].stamp
