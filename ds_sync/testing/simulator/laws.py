@@ -6,7 +6,8 @@ Where a law is weaker than it sounds:
   *coincidence*: two people delete the same character and so send the same bytes, one of them sees the other's and takes them for its own,
   and the number that its own bytes had is missing on the server. The same happens with a copy of its own that arrives late, under a
   number it has given up. That excuses one healing of that replica, while it still has that producer id, and nothing else.
-* **Each batch stands once** for each replica that made it, and once more for each copy that arrived under a number given up before.
+* **Each batch stands once** for each replica that made it, and once more for each copy that arrived under a number given up before,
+  or given up after it, by one who has seen the stream's end only as it was before.
   **Each edit stands once** is only asked of runs in which nothing was set back, healed, copied, or arrived like that.
 * **What can't be used is quarantined** by those who saw it: a snapshot leaves it out.
 * **A stream that was trimmed** by somebody before the server, so that no snapshot stands in for what is gone, is not read from its

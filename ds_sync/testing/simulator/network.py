@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from ds_sync.client.transport import Response
 from ds_sync.exceptions import ClosedError, DsSyncError, TransportError, TransportTimeoutError
-from ds_sync.protocol.headers import QUERY_OFFSET
+from ds_sync.protocol.headers import QUERY_OFFSET, STREAM_UP_TO_DATE
 from ds_sync.protocol.offsets import BEGINNING
 from ds_sync.server.requests import STREAM_MOUNT
 from ds_sync.testing.simulator.process import Process, ProcessDiedError
@@ -97,7 +97,11 @@ class Network:
         """By body, the producer numbers it was sent under."""
         self.senders: dict[bytes, set[str]] = {}
         self.late: dict[bytes, int] = {}
-        """Bodies that arrived under a stamp that their sender had given up."""
+        """Bodies that arrived under a stamp that their sender had given up, or gave up before it could know."""
+        self._arrived: dict[tuple[str, str, str], float | None] = {}
+        """By stamp that arrived: when, in seconds, if what came first was a late copy."""
+        self._seen_at: dict[tuple[str, str], float] = {}
+        """By machine and URL of a stream: when the request arrived whose answer last showed it the stream's end; in seconds."""
         self.read_at: dict[tuple[str, str], float] = {}
         """By machine and stream: when a request for the stream from its beginning reached the server, last; in seconds."""
 
@@ -164,6 +168,11 @@ class Network:
         before = self.bodies.setdefault(stamp, body)
         if before != body and stamp[0] not in self.copied:
             self.trace.accuse("one number, one body", f"{sender} sends {body!r} as {stamp}, which was {before!r}")
+        given_up = self.stamps.get((sender, body), stamp)
+        arrived = self._arrived.get(given_up)
+        if given_up != stamp and arrived is not None and self._seen_at.get((sender, url), -1.0) < arrived:
+            self.late[body] = self.late.get(body, 0) + 1
+            self._arrived[given_up] = None  # counted
         self.stamps[sender, body] = stamp
         self.producers[sender, url] = stamp[0]
         self.senders.setdefault(body, set()).add(sender)
@@ -185,8 +194,18 @@ class Network:
         if method == "GET" and parse_qs(parts.query)[QUERY_OFFSET] == [BEGINNING]:
             self.read_at[sender, parts.path.encode().removeprefix(STREAM_MOUNT).decode()] = asyncio.get_running_loop().time()
 
-    def deliver(self, sender: str, method: str, url: str, headers: Mapping[str, str], body: bytes, *, missing: int = 0) -> Call:
-        """Bring a request to the server, but for its last `missing` bytes. Raises TransportError if it can't be reached."""
+    def show(self, sender: str, url: str, answer: Response, arrived: float) -> None:
+        """Write down that the sender has the answer to a request that arrived at `arrived`, in seconds."""
+        if answer.headers.get(STREAM_UP_TO_DATE) == "true":
+            self._seen_at[sender, url.partition("?")[0]] = arrived
+
+    def deliver(
+        self, sender: str, method: str, url: str, headers: Mapping[str, str], body: bytes, *, missing: int = 0, late: bool = False
+    ) -> Call:
+        """Bring a request to the server, but for its last `missing` bytes. Raises TransportError if it can't be reached.
+
+        `late`: it is a copy, or its sender does not wait any more.
+        """
         if sender in self.apart:
             raise TransportError("no connection")
         stamp = _stamp(headers)
@@ -195,7 +214,11 @@ class Network:
         now = (self.stamps.get((sender, body)), self.producers.get((sender, url)))
         if method == "POST" and stamp is not None and now != (stamp, stamp[0]):
             self.late[body] = self.late.get(body, 0) + 1
-        return self.server.open(method, url, headers, body, missing=missing)
+            late = False  # counted
+        call = self.server.open(method, url, headers, body, missing=missing)
+        if stamp is not None and not missing:
+            self._arrived.setdefault(stamp, asyncio.get_running_loop().time() if late else None)
+        return call
 
 
 class SimulatedTransport:
@@ -238,6 +261,7 @@ class SimulatedTransport:
         missing = network.random.randint(1, len(body)) if fate == "cut_body" else 0
         call = network.deliver(name, method, url, headers, body, missing=missing)
         network.read(name, method, url)
+        arrived = asyncio.get_running_loop().time()
         try:
             if missing:
                 raise await self._nothing(timeout)
@@ -265,7 +289,9 @@ class SimulatedTransport:
             raise TransportError("the connection was cut off in the middle of an answer")
         if fate == "gateway":
             return Response(502, {})
-        return Response(call.status, call.headers, b"".join(call.chunks))
+        answer = Response(call.status, call.headers, b"".join(call.chunks))
+        network.show(name, url, answer, arrived)
+        return answer
 
     def stream(
         self, method: str, url: str, *, headers: Mapping[str, str], timeout: float | None
@@ -332,7 +358,7 @@ class SimulatedTransport:
 
     def _deliver_late(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> None:
         try:
-            self._network.deliver(self._process.name, method, url, headers, body)
+            self._network.deliver(self._process.name, method, url, headers, body, late=True)
             self._network.trace.note(self._process.name, f"  {method} {_short(url)} arrives late, or again")
         except TransportError as error:
             self._network.trace.note(self._process.name, f"  {method} {_short(url)} would arrive late: {error}")
