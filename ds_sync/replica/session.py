@@ -227,7 +227,9 @@ class Session:
     async def _receive(self, page: Page, generation: int) -> bool:
         """Take a page in; return whether the follower may go on."""
         local = self.local
-        verdict = Tail.HEAL if self._heal_wanted else plan.judge_page(page, local.record)
+        verdict = plan.judge_page(page, local.record)
+        if verdict is Tail.GO_ON and self._heal_wanted:  # meanwhile the stream may have been made anew: that is not healed
+            verdict = Tail.HEAL
         if verdict is not Tail.GO_ON:
             await self._turn(verdict, page.incarnation)
             return False
