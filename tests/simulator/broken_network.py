@@ -15,11 +15,12 @@ from ds_sync.protocol.offsets import BEGINNING, NOW
 from ds_sync.replica import local, plan, session
 from ds_sync.replica.local import LocalDocument
 from ds_sync.replica.plan import Doubt, Push, Tail
+from ds_sync.replica.records import Phase
 from ds_sync.replica.session import Session
 from ds_sync.replica.store import LocalStore
 from ds_sync.testing.simulator import draw_backups, network
 from ds_sync.testing.simulator.network import Weather
-from ds_sync.testing.simulator.scenario import Scenario, draw_endings, draw_foreign, draw_scenario, draw_steps
+from ds_sync.testing.simulator.scenario import Scenario, draw_divergences, draw_endings, draw_foreign, draw_scenario, draw_steps
 
 Break = Callable[[pytest.MonkeyPatch], None]
 Draw = Callable[[random.Random], Scenario]
@@ -132,6 +133,21 @@ def skip_what_was_trimmed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Session, "_fail", fail_or_skip)
 
 
+def resolve_with_the_old_incarnation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LocalDocument, "join_anew", lambda self: self.begin_heal(self.record.incarnation))
+
+
+def resolve_without_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    def join_where_it_stands(self: LocalDocument) -> None:
+        place = self.record.checkpoint
+        self.begin_heal(None)
+        self.set_phase(Phase.FOLLOW)
+        self.store.advance(self.record.id, [], b"", place)
+        self.record = replace(self.record, checkpoint=place)
+
+    monkeypatch.setattr(LocalDocument, "join_anew", join_where_it_stands)
+
+
 BREAKS: dict[str, tuple[Break, frozenset[str], Draw]] = {
     function.__name__: (function, frozenset(laws), draw)
     for function, laws, draw in (
@@ -144,6 +160,8 @@ BREAKS: dict[str, tuple[Break, frozenset[str], Draw]] = {
         (ignore_the_incarnation, {"another document is left alone"}, draw_endings),
         (send_no_incarnation, {"another document is left alone"}, draw_endings),
         (heal_without_reading, {"the checkpoint is not ahead of the data"}, draw_backups),
+        (resolve_with_the_old_incarnation, {"what was resolved goes on"}, draw_divergences),
+        (resolve_without_reading, {"an edit that returned is in the stream", "the stream has what a replica has"}, draw_divergences),
         (skip_what_was_trimmed, {"the checkpoint is not ahead of the data"}, draw_scenario),
     )
 }

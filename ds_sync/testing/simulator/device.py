@@ -14,6 +14,7 @@ from ds_sync.environment import Environment
 from ds_sync.exceptions import StorageFullError
 from ds_sync.protocol.messages import ProducerStamp
 from ds_sync.replica.document import Document
+from ds_sync.replica.records import Phase
 from ds_sync.testing.simulator.disk import Disk
 from ds_sync.testing.simulator.network import Network, SimulatedTransport
 from ds_sync.testing.simulator.process import Image, ProcessDiedError
@@ -55,6 +56,11 @@ class Holding:
     def store(self) -> SimulatedStore:
         """The open store."""
         return self._device.store
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the open document waits for somebody to resolve it."""
+        return self.document is not None and self.document._local.record.phase in (Phase.DIVERGED, Phase.DELETED)
 
     def snapshot(self) -> bytes:
         """Return the open document, by the adapter that has it: an adapter may keep what waits beside the document."""
@@ -259,6 +265,22 @@ class Device:
         await self._attend(process.start(reopen()))
         if self.up and holding.document is not None:
             holding.laws.check_edits(holding, "after closing and opening")
+        return True
+
+    async def resolve(self, holding: Holding) -> bool:
+        """Resolve a document that has stopped by "both"; return whether that came to its end."""
+        process, document = self.process, holding.document
+        if process is None or document is None:
+            return False
+        self._trace.note(holding.name, f"is {document._local.record.phase}, and resolved")
+        self._network.excuse(process)
+        with holding.laws.resolving(self.name):
+            await self._attend(process.start(document.resolve("both")))
+        if not self.up:
+            return False
+        holding.laws.note_resolved(self.name)
+        if holding.transaction is None:
+            holding.laws.check_edits(holding, "after it was resolved")
         return True
 
     async def bury(self) -> None:

@@ -9,6 +9,9 @@ Where a law is weaker than it sounds:
 * **Each batch stands once** for each replica that made it, and once more for each copy that arrived under a number given up before,
   or given up after it, by one who has seen the stream's end only as it was before.
   **Each edit stands once** is only asked of runs in which nothing was set back, healed, copied, or arrived like that.
+* **Another document is left alone**, until somebody says that both are to be one (`resolving`). From then on nothing is excused: the
+  replica is one of this document's, with all that was edited on it, and stops again only if the stream ends again (**what was resolved goes
+  on**).
 * **What can't be used is quarantined** by those who saw it: a snapshot leaves it out.
 * **A stream that was trimmed** by somebody before the server, so that no snapshot stands in for what is gone, is not read from its
   beginning any more: who has to is blocked and says so, and what it has not sent yet stays in its file. Everybody else goes on.
@@ -23,8 +26,10 @@ Where a law is weaker than it sounds:
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ds_sync.crdt import CrdtAdapter
@@ -70,6 +75,10 @@ class Laws:
         """Frames of strangers that no adapter can read."""
         self._coincidences: dict[str, str] = {}
         """By replica: the producer whose number may be missing on the server, because somebody else's equal bytes were seen."""
+        self._resolving: set[str] = set()
+        """Replicas of which somebody is resolving the document at the moment."""
+        self._resolved_at: dict[str, float] = {}
+        """When a replica's document was resolved, last; in seconds."""
         self._spliced = False
         """Somebody has read an edit that nobody made: half a frame of one history, and half of another's."""
         self._by_snapshot: set[str] = set()
@@ -86,6 +95,19 @@ class Laws:
         return self.set_back_at >= 0.0 or self.ended
 
     # While it runs
+
+    @contextmanager
+    def resolving(self, replica: str) -> Generator[None]:
+        """Let a replica go over to another life of the stream, while somebody tells it to."""
+        self._resolving.add(replica)
+        try:
+            yield
+        finally:
+            self._resolving.discard(replica)
+
+    def note_resolved(self, replica: str) -> None:
+        """Write down that a replica's document was resolved."""
+        self._resolved_at[replica] = asyncio.get_running_loop().time()
 
     def before(self, store: SimulatedStore, name: str, args: Sequence[Any], options: Mapping[str, Any]) -> DocumentRecord | None:
         """Return the record of the document that a call of the store will change, if the call is one to look at."""
@@ -111,7 +133,7 @@ class Laws:
     def after(self, store: SimulatedStore, name: str, args: Sequence[Any], before: DocumentRecord) -> None:
         """Check what a call of the store has made of the file."""
         now = _record(store, args[0])
-        if before.incarnation is not None and now.incarnation != before.incarnation:
+        if before.incarnation is not None and now.incarnation != before.incarnation and store.process.name not in self._resolving:
             self.trace.accuse("another document is left alone", f"{store.process.name} goes over to a stream that was made anew")
         if before.checkpoint == BEGINNING and self.ledger.is_after_snapshot(now.checkpoint):
             self._by_snapshot.add(store.process.name)
@@ -225,6 +247,8 @@ class Laws:
         if status.state in ("diverged", "deleted"):
             if not self.ended:
                 self.trace.accuse("nothing is reported without a cause", f"{name} says {status.state}")
+            if self._resolved_at.get(device.store.process.name, -1.0) > self.set_back_at:
+                self.trace.accuse("what was resolved goes on", f"{name} says {status.state} again, and nothing has happened to the stream")
             return "stopped"
         if self.trimmed and status.state == "blocked" and isinstance(status.last_error, GoneError):
             return "stopped"

@@ -38,6 +38,9 @@ EVENTS = {
 }
 """What may happen, and how often. Each run has only some of it, so that rare things meet (swarm testing, Groce et al. 2012)."""
 
+SPECIAL = {"resolve": 8}
+"""What happens only in runs that are drawn for it: elsewhere there is hardly ever something to resolve."""
+
 ALWAYS = ("edit", "burst", "rest", "network")
 
 
@@ -127,8 +130,9 @@ def draw_scenario(random: random.Random) -> Scenario:
 
 
 def draw_steps(random: random.Random, count: int, events: tuple[str, ...]) -> tuple[Step, ...]:
-    """Return `count` steps, of `events` as often as EVENTS says."""
-    drawn = random.choices(events, [EVENTS[event] for event in events], k=count)
+    """Return `count` steps, of `events` as often as EVENTS and SPECIAL say."""
+    weights = EVENTS | SPECIAL
+    drawn = random.choices(events, [weights[event] for event in events], k=count)
     pauses = (random.choice((0.0, random.expovariate(10.0), random.expovariate(1.0))) for _ in drawn)
     return tuple(Step(round(pause, 3), event, random.getrandbits(32)) for pause, event in zip(pauses, drawn, strict=True))
 
@@ -173,6 +177,16 @@ def draw_endings(random: random.Random) -> Scenario:
     events = ("edit", "rest", "network", *["delete"] * 30, *["newcomer"] * 30)
     weather = Weather(latency=random.choice((0.02, 0.3)), late=0.4)
     return replace(draw_scenario(random), devices=2, documents=1, steps=draw_steps(random, 40, events), weather=weather)
+
+
+def draw_divergences(random: random.Random) -> Scenario:
+    """Return a scenario in which documents are deleted, made anew and set back, and somebody decides what becomes of the others'."""
+    drawn = draw_scenario(random)
+    others = [event for event in ("kill", "kill server", "copy", "set back", "transact", "full") if random.random() < 0.4]
+    events = ("edit", "burst", "rest", "network", *["delete"] * 8, *["newcomer"] * 4, *["resolve"] * 3, *others)
+    options = replace(drawn.options, ttl=None, foreign=None)
+    weather = random.choice((Weather(latency=0.02), drawn.weather))
+    return replace(drawn, devices=3, documents=1, options=options, steps=draw_steps(random, 45, events), weather=weather)
 
 
 def draw_interruptions(random: random.Random) -> Scenario:

@@ -121,4 +121,6 @@ class Strangers:
 
     async def _delete(self, shared: Shared) -> None:
         shared.laws.set_back_at = asyncio.get_running_loop().time()
-        self._trace.note("stranger", f"deletes the stream of {shared.path}: {(await self.ask('DELETE', shared))[0]}")
+        status, _ = await self.ask("DELETE", shared)
+        shared.laws.set_back_at = asyncio.get_running_loop().time()  # it was still there when the request went out
+        self._trace.note("stranger", f"deletes the stream of {shared.path}: {status}")

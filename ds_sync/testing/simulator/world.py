@@ -124,6 +124,7 @@ class World:
             "trim": lambda: strangers.trim(self.random.choice(self.documents)),
             "spell": self._cast_spell,
             "token": self._change_token,
+            "resolve": self._resolve,
         }
         for step in scenario.steps:
             await asyncio.sleep(step.pause)
@@ -250,6 +251,14 @@ class World:
         self.trace.note("world", "the tokens are changed")
         self.network.change_token([device.name for device in self.devices])
         return True
+
+    async def _resolve(self) -> bool:
+        """Somebody lets both go on: what is here and what is there."""
+        stopped = [(device, holding) for device in self.devices for holding in device.open_holdings if holding.stopped]
+        if not stopped:
+            return False
+        device, holding = self.random.choice(stopped)
+        return await device.resolve(holding)
 
     async def _fill_disk(self) -> bool:
         device = self.random.choice(self.devices)
