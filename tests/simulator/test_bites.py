@@ -10,11 +10,11 @@ import pytest
 from ds_sync.testing.simulator import run_seed
 
 SEEDS = 250
-"""At most; without the break none of them fails (test_world.py)."""
+"""At most; without the break none of them fails (the other tests here)."""
 
 
-def load_breaks() -> dict[str, Any]:
-    spec = importlib.util.spec_from_file_location("simulator_broken", Path(__file__).with_name("broken.py"))
+def load_breaks(name: str) -> dict[str, Any]:
+    spec = importlib.util.spec_from_file_location(f"simulator_{name}", Path(__file__).with_name(f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -23,7 +23,7 @@ def load_breaks() -> dict[str, Any]:
     return breaks
 
 
-BREAKS = load_breaks()
+BREAKS = load_breaks("broken") | load_breaks("broken_network")
 
 
 @pytest.mark.parametrize("name", BREAKS)
