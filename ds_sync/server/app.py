@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeAlias
 
 from ds_sync import __version__
@@ -21,10 +19,12 @@ from ds_sync.server.express import ExpressLane
 from ds_sync.server.front.slow_bodies import TimedBody
 from ds_sync.server.gateway import MAX_FRAME, Doorway, OpenGateway
 from ds_sync.server.gateways import Gateways
+from ds_sync.server.lane import Lane
 from ds_sync.server.live import Waiters, find_wire
 from ds_sync.server.operation.listing import LIST_PATH, serve_list
 from ds_sync.server.operation.logs import access, log_request
 from ds_sync.server.operation.metrics import CONTENT_TYPE, METRICS_PATH, Metrics
+from ds_sync.server.operation.under_way import UnderWay
 from ds_sync.server.pages.demo import Demo
 from ds_sync.server.pages.inspector import InspectAccess, Inspector
 from ds_sync.server.pages.pages import ServePage
@@ -68,14 +68,14 @@ class Application:
         self._environment = environment
         self._waiters = Waiters()
         self._unwatch = engine.watch(self._waiters.wake)
-        self.metrics = Metrics(engine, self._waiters)
-        self._under_way = 0
-        self._idle: asyncio.Event | None = None
+        self._under_way = UnderWay()
+        self.metrics = Metrics(engine, self._waiters, self._under_way)
         streams = Streams(engine, environment, limits, self._waiters)
-        self.express = (
-            ExpressLane(self, engine, environment, limits, streams.pages, self._waiters) if isinstance(engine, PromptEngine) else None
-        )
+        self.express: ExpressLane | None = None
         """For the HTTP server that runs on the same event loop."""
+        if isinstance(engine, PromptEngine):
+            lane = Lane(engine, environment, limits, streams.pages, self._waiters, self._under_way, self.metrics)
+            self.express = ExpressLane(lane)
         self._documents = Documents(engine, streams, environment, limits, compact_after, open_worker)
         doorway = Doorway(
             engine,
@@ -113,12 +113,12 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan."""
         if scope["type"] == "http":
-            with self._counting():
+            with self._under_way.counting():
                 await self._serve(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._live(receive, send)
         else:
-            with self._counting():
+            with self._under_way.counting():
                 await self._gateways.serve(scope, receive, send)
 
     async def start(self) -> None:
@@ -134,12 +134,7 @@ class Application:
         self._waiters.stop()
         self._documents.stop()
         self._gateways.stop()
-        if self._under_way:
-            self._idle = asyncio.Event()
-            waiting = asyncio.ensure_future(self._idle.wait())
-            await asyncio.wait((waiting,), timeout=seconds)
-            waiting.cancel()
-        return not self._under_way
+        return await self._under_way.drain(seconds)
 
     async def aclose(self) -> None:
         """Stop listening to the engine, and waking. The engine belongs to whoever opened it."""
@@ -152,24 +147,6 @@ class Application:
         await self._gateways.aclose()
         await self._wakes.aclose()
         await self._documents.aclose()
-
-    def enter(self) -> None:
-        """Count a request as under way."""
-        self._under_way += 1
-
-    def leave(self) -> None:
-        """It is done."""
-        self._under_way -= 1
-        if self._idle is not None and not self._under_way:
-            self._idle.set()
-
-    @contextmanager
-    def _counting(self) -> Iterator[None]:
-        self.enter()
-        try:
-            yield
-        finally:
-            self.leave()
 
     async def _serve(self, scope: Scope, receive: Receive, out: Send) -> None:
         started, status, sent = False, 0, 0
@@ -218,7 +195,6 @@ class Application:
                 fields = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
                 await answer(send, 200, fields, body if method == "GET" else b"")
             elif path == METRICS_PATH and method in ("GET", "HEAD"):
-                self.metrics.under_way = self._under_way
                 text = self.metrics.render()
                 fields = [(b"content-type", CONTENT_TYPE), (b"cache-control", b"no-store")]
                 await answer(send, 200, fields, text if method == "GET" else b"")

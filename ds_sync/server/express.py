@@ -6,24 +6,19 @@ with the same functions; tests/server/test_express.py holds the answers of both 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
 
-from ds_sync.environment import Environment
 from ds_sync.exceptions import InvalidRequestError
 from ds_sync.protocol import headers as names
 from ds_sync.protocol.decisions import AppendOutcome, AppendRequest, decide_append
 from ds_sync.protocol.state import FRAMED_SUFFIX, Decision, StreamState, StreamView, require_stream
 from ds_sync.server.answers import build_appended, build_page, build_tail
 from ds_sync.server.documents.routes import PRESENCE_MARK
-from ds_sync.server.engines.base import PromptEngine
 from ds_sync.server.front.exchange import PlainRequest, PromptExchange
 from ds_sync.server.front.head import CHUNKED, Head
-from ds_sync.server.live import SharedPages, Waiters
+from ds_sync.server.lane import Lane
 from ds_sync.server.operation.listing import LIST_PATH
-from ds_sync.server.operation.logs import access, log_request
-from ds_sync.server.polls import PlainPoll, WaitingPoll
+from ds_sync.server.polls import PlainPoll
 from ds_sync.server.requests import (
     RESERVED,
     STREAM_MOUNT,
@@ -36,38 +31,17 @@ from ds_sync.server.requests import (
 )
 from ds_sync.server.responses import Answer, build_failure, encode_head
 
-if TYPE_CHECKING:
-    from ds_sync.server.app import Application
-    from ds_sync.server.streams import Limits
-
-HELD_BYTES: Final = 8 * 1024 * 1024
-"""Of answers to reads that are kept."""
-
-LARGEST_HELD: Final = 64 * 1024
-"""Bytes of the largest answer that is kept; larger pages are shared anyway."""
-
 
 class ExpressLane:
-    """Finds the requests it can answer, for an application and its engine."""
+    """Finds the requests it can answer."""
 
-    def __init__(
-        self, app: Application, engine: PromptEngine, environment: Environment, limits: Limits, pages: SharedPages, waiters: Waiters
-    ) -> None:
-        self.app = app
-        self.engine = engine
-        self.environment = environment
-        self.limits = limits
-        self.pages = pages
-        self.waiters = waiters
-        self.woken: dict[WaitingPoll, None] = {}
-        """They have heard of a commit, and are answered in the next turn of the event loop."""
-        self.held: dict[tuple[str, bytes, str | None], tuple[StreamState, int, bytes, bytes]] = {}
-        """By path, query and If-None-Match: the answer to a read (status, head, body), good as long as the state is the very same."""
-        self._held_bytes = 0
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
 
     def plan(self, head: Head) -> PlainRequest | None:
         """Return how to serve requests with this head; None: the ordinary way."""
-        if head.length == CHUNKED or head.length > self.limits.max_body or head.expects_continue or not head.minor:
+        limits = self.lane.limits
+        if head.length == CHUNKED or head.length > limits.max_body or head.expects_continue or not head.minor:
             return None
         if not head.raw_path.startswith(STREAM_MOUNT):
             return None
@@ -82,41 +56,15 @@ class ExpressLane:
                     return None  # a document's readers are remembered
                 if_none_match = parse_headers(scope).get("if-none-match")
                 if not asked.live:
-                    return PlainRead(self, head, path, asked, if_none_match)
+                    return PlainRead(self.lane, head, path, asked, if_none_match)
                 if asked.live == names.LIVE_LONG_POLL and asked.after is not None and not head.length:
-                    return PlainPoll(self, head, path, asked, if_none_match)
+                    return PlainPoll(self.lane, head, path, asked, if_none_match)
                 return None
-            if head.method == "POST" and self.limits.retain_bytes is None:
-                return PlainAppend(self, head, path, parse_append(parse_headers(scope)))
+            if head.method == "POST" and limits.retain_bytes is None:
+                return PlainAppend(self.lane, head, path, parse_append(parse_headers(scope)))
         except InvalidRequestError:
             return None  # the ordinary way refuses it
         return None
-
-    def hold(self, key: tuple[str, bytes, str | None], state: StreamState, status: int, head: bytes, body: bytes) -> None:
-        """Keep an answer."""
-        old = self.held.pop(key, None)
-        if old is not None:
-            self._held_bytes -= len(old[2]) + len(old[3])
-        if len(body) > LARGEST_HELD:
-            return
-        self.held[key] = state, status, head, body
-        self._held_bytes += len(head) + len(body)
-        while self._held_bytes > HELD_BYTES:
-            _, _, head, body = self.held.pop(next(iter(self.held)))
-            self._held_bytes -= len(head) + len(body)
-
-    def answer_woken(self) -> None:
-        """Answer the long-polls that have heard of a commit."""
-        woken, self.woken = self.woken, {}
-        for poll in woken:
-            poll.answer()
-
-    def note(self, head: Head, exchange: PromptExchange, status: int, sent: int, began: float, *, live: bool = False) -> None:
-        """Count and log a request that is done."""
-        took = self.environment.monotonic() - began
-        self.app.metrics.note(head.method, status, sent, took, live=live)
-        if access.isEnabledFor(logging.INFO):
-            log_request(exchange.build_scope(head), status, sent, took)
 
 
 class PlainRead:
@@ -124,7 +72,7 @@ class PlainRead:
 
     __slots__ = ("_asked", "_head", "_if_none_match", "_key", "_lane", "_path")
 
-    def __init__(self, lane: ExpressLane, head: Head, path: str, asked: ReadRequest, if_none_match: str | None) -> None:
+    def __init__(self, lane: Lane, head: Head, path: str, asked: ReadRequest, if_none_match: str | None) -> None:
         self._lane = lane
         self._head = head
         self._path = path
@@ -169,7 +117,7 @@ class PlainAppend:
 
     __slots__ = ("_fields", "_head", "_lane", "_path")
 
-    def __init__(self, lane: ExpressLane, head: Head, path: str, fields: AppendFields) -> None:
+    def __init__(self, lane: Lane, head: Head, path: str, fields: AppendFields) -> None:
         self._lane = lane
         self._head = head
         self._path = path
@@ -185,7 +133,7 @@ class PlainAppend:
             return decide_append(views[0], request, now)
 
         def done(outcome: AppendOutcome | None, error: Exception | None) -> None:
-            lane.app.leave()
+            lane.under_way.leave()
             if outcome is not None and error is None:
                 status, headers, text = build_appended(outcome, numbered=fields.producer is not None and bool(body))
             else:
@@ -193,6 +141,6 @@ class PlainAppend:
             exchange.reply(encode_head(status, headers, text), text)
             lane.note(self._head, exchange, status, len(text), began)
 
-        lane.app.enter()
+        lane.under_way.enter()
         lane.engine.submit(path, decide, done)
         return True

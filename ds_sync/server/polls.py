@@ -6,18 +6,16 @@ Whatever is not plain waiting and an answer from memory is passed on to the appl
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ds_sync.protocol.cursor import build_cursor
 from ds_sync.protocol.state import require_stream
 from ds_sync.server.answers import build_page, build_silence
 from ds_sync.server.front.exchange import PromptExchange
 from ds_sync.server.front.head import Head
+from ds_sync.server.lane import Lane
 from ds_sync.server.requests import ReadRequest
 from ds_sync.server.responses import encode_head
-
-if TYPE_CHECKING:
-    from ds_sync.server.express import ExpressLane
 
 _SOME_CURSOR: Final = "@"
 _CURSOR_LINE: Final = b"\r\nstream-cursor: @\r\n"
@@ -29,7 +27,7 @@ class PlainPoll:
 
     __slots__ = ("_asked", "_if_none_match", "_key", "_lane", "head", "path")
 
-    def __init__(self, lane: ExpressLane, head: Head, path: str, asked: ReadRequest, if_none_match: str | None) -> None:
+    def __init__(self, lane: Lane, head: Head, path: str, asked: ReadRequest, if_none_match: str | None) -> None:
         self._lane = lane
         self._asked = asked
         self._if_none_match = if_none_match
@@ -87,13 +85,13 @@ class WaitingPoll:
 
     __slots__ = ("_began", "_exchange", "_lane", "_plan", "_timer")
 
-    def __init__(self, lane: ExpressLane, plan: PlainPoll, exchange: PromptExchange, began: float) -> None:
+    def __init__(self, lane: Lane, plan: PlainPoll, exchange: PromptExchange, began: float) -> None:
         self._lane = lane
         self._plan = plan
         self._exchange = exchange
         self._began = began
         self._timer: asyncio.TimerHandle | None = exchange.loop.call_later(lane.limits.long_poll_timeout, self.end)
-        lane.app.enter()
+        lane.under_way.enter()
         lane.waiters.add(plan.path, self)
         exchange.on_hangup(self._pass_on)
 
@@ -135,4 +133,4 @@ class WaitingPoll:
             self._timer.cancel()
             self._timer = None
         self._lane.waiters.remove(self._plan.path, self)
-        self._lane.app.leave()
+        self._lane.under_way.leave()

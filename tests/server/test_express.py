@@ -18,9 +18,10 @@ from ds_sync.server.app import Application, create_app
 from ds_sync.server.engines.base import StorageEngine
 from ds_sync.server.engines.memory import MemoryEngine
 from ds_sync.server.engines.sqlite import SqliteEngine
-from ds_sync.server.express import HELD_BYTES, PlainAppend, PlainRead
+from ds_sync.server.express import PlainAppend, PlainRead
 from ds_sync.server.front.head import parse_head
 from ds_sync.server.front.http1 import Http1Server
+from ds_sync.server.lane import HELD_BYTES
 from ds_sync.server.polls import PlainPoll
 
 pytestmark = pytest.mark.anyio
@@ -188,13 +189,13 @@ async def test_an_answer_that_is_held_is_not_given_of_another_state(open_engine:
 
 async def test_what_is_held_is_bounded() -> None:
     async with serving(MemoryEngine(), express=True, max_body=100_000) as served:
-        lane = served.app.express
-        assert lane is not None
+        express = served.app.express
+        assert express is not None
         for number in range(HELD_BYTES // 60_000 + 20):
             path = f"/v1/stream/large/{number}"
             make = build_request("PUT", path, ("text",), b"x" * 60_000)
             await ask(served.port, [make, build_request("GET", f"{path}?offset=-1")])
-        assert HELD_BYTES - 70_000 < sum(len(head) + len(body) for _, _, head, body in lane.held.values()) <= HELD_BYTES
+        assert HELD_BYTES - 70_000 < sum(len(head) + len(body) for _, _, head, body in express.lane.held.values()) <= HELD_BYTES
 
 
 async def test_the_kinds_of_plain_requests() -> None:

@@ -244,7 +244,7 @@ async def test_many_wait_without_the_application_and_each_gets_a_cursor_of_its_o
         assert [int(cursor[1]) // 10**9 for cursor in cursors if cursor] == list(range(1, 30))
         assert all(answer.endswith(b"\r\n\r\nall") for answer in answers)
         assert served.app.express is not None
-        assert len(served.app.express.held) == 1, "one page for all of them"
+        assert len(served.app.express.lane.held) == 1, "one page for all of them"
 
 
 async def test_news_that_only_the_file_holds_is_answered_from_there(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from ds_sync import __version__
 from ds_sync.protocol.subscription import Event, Phase
 from ds_sync.server.engines.base import StorageEngine
 from ds_sync.server.live import Waiters
+from ds_sync.server.operation.under_way import UnderWay
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -75,14 +76,12 @@ class Metrics:
     `gateways` and `wakes` are the application's.
     """
 
-    def __init__(self, engine: StorageEngine, waiters: Waiters) -> None:
+    def __init__(self, engine: StorageEngine, waiters: Waiters, under_way: UnderWay) -> None:
         self.front: Front | None = None
         self.gateways: Gateways | None = None
         self.wakes: Wakes | None = None
         self.file: Path | None = None
         """The engine's, for its size and the space beside it."""
-        self.under_way = 0
-        """Requests that are not done, live ones included."""
         self.sent = 0
         """Bytes of bodies."""
         self.answers: dict[tuple[str, int], int] = {}
@@ -91,6 +90,7 @@ class Metrics:
         """By method: of requests that wait for nothing."""
         self._engine = engine
         self._waiters = waiters
+        self._under_way = under_way
         self._registry: CollectorRegistry | None = None
 
     def note(self, method: str, status: int, sent: int, seconds: float, *, live: bool) -> None:
@@ -136,7 +136,7 @@ class Metrics:
             times.add_metric((method,), buckets, noted.seconds)
         yield times
         yield CounterMetricFamily("ds_sync_sent_bytes", "Bytes of answers' bodies.", self.sent)
-        yield GaugeMetricFamily("ds_sync_requests_under_way", "Requests that are not answered to their end.", self.under_way)
+        yield GaugeMetricFamily("ds_sync_requests_under_way", "Requests that are not answered to their end.", self._under_way.count)
         yield GaugeMetricFamily("ds_sync_live_readers", "Long-polls and SSE answers that wait for news of streams.", len(self._waiters))
         yield GaugeMetricFamily("ds_sync_streams", "Living streams.", self._engine.count())
         yield from self._collect_sockets()
