@@ -9,7 +9,8 @@ from ds_sync.exceptions import DsSyncError, ForbiddenError, NotFoundError, RateL
 from ds_sync.protocol.messages import Page
 
 PATIENCE: Final = 3
-"""Attempts in a row that may fail before the stream is read without a snapshot; and, after one that was of no use, how often it is."""
+"""Attempts in a row that may fail before the stream is read without a snapshot; after one that was of no use, how often it is; and how
+often the stream's beginning may be gone, and no snapshot there, before that is not taken for a change under our eyes."""
 
 PlainServers = set[tuple[str, str]]
 """By base URL and CRDT adapter: servers that were found to know no such documents."""
@@ -23,8 +24,7 @@ class SnapshotSource:
         self._document = document
         self._server = (server, crdt)
         self._plain = plain
-        self._failures = self._skipped = 0
-        self._uncertain = False  # whether the last None was no answer of the moment: there may be a snapshot all the same
+        self._failures = self._skipped = self._reconsidered = 0
 
     async def find(self) -> Page | None:
         """Return a page of one update, the newest snapshot, and where to read on; None: read the stream from its beginning.
@@ -32,12 +32,10 @@ class SnapshotSource:
         Raises TransportError, ServerError, RateLimitedError or UnauthorizedError if it should be asked again.
         """
         if self._server in self._plain:
-            self._uncertain = True
             return None
         if self._skipped:
             self._skipped -= 1
             return None
-        self._uncertain = True
         try:
             page = await self._document.read_snapshot()
         except (TransportError, ServerError, RateLimitedError, UnauthorizedError):
@@ -48,24 +46,29 @@ class SnapshotSource:
         except NotFoundError as error:
             if error.code not in ("DOCUMENT_NOT_FOUND", "SNAPSHOT_NOT_FOUND"):
                 self._plain.add(self._server)
-            self._skipped, self._uncertain = 1, False  # whoever makes the document now finds no snapshot of it
+            self._skipped = 1  # whoever makes the document now finds no snapshot of it
             return None
         except ForbiddenError:
             return None  # it may be this URL only; if it is not, reading the stream says so
         except DsSyncError:
             self._plain.add(self._server)
-            self._uncertain = False
             return None
-        self._failures, self._uncertain = 0, False
+        self._failures = 0
+        if page is not None:
+            self._reconsidered = 0
         return page
 
     def refuse(self) -> None:
         """The snapshot was of no use: do without for some time."""
-        self._skipped, self._uncertain = PATIENCE, True
+        self._skipped = PATIENCE
 
     def reconsider(self) -> bool:
-        """The stream's beginning is gone, as if a snapshot stood in for it: ask again. Return whether that is news to the last answer."""
+        """The stream's beginning is gone, as if a snapshot stood in for it: ask again. Return whether that may still help.
+
+        There may have been none when we asked, and one a moment later, which the server dropped the beginning for.
+        """
         # One odd answer, of something on the way, may have made the server a plain one.
         self._plain.discard(self._server)
         self._skipped = 0
-        return self._uncertain
+        self._reconsidered += 1
+        return self._reconsidered <= PATIENCE

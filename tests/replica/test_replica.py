@@ -269,7 +269,7 @@ async def test_documents_that_can_not_be_sent_let_the_others_have_their_turn(wor
     failing = network.inject(respond(503), when=lambda request: is_append(request) and any(n in request.url for n in stuck), times=None)
     replica = await world.replica("a", transport=network)
     await acts.until(lambda: sum(info.unsent for info in replica.documents()) == 9)
-    assert failing.hits >= 8
+    assert failing.hits  # the others were sent although what stands before them is not
     network.clear()
     await acts.until(lambda: all(info.unsent == 0 for info in replica.documents()))
     assert [len(await world.payloads(f"n{number}")) for number in range(14)] == [1] * 14

@@ -11,7 +11,7 @@ from ds_sync.protocol.history import START
 from ds_sync.protocol.retention import decide_trim
 from ds_sync.server.documents.compaction import Compactor
 from ds_sync.server.documents.snapshots import Snapshots
-from ds_sync.testing.faults import Request, is_append, lose_answer, respond
+from ds_sync.testing.faults import Request, hold, is_append, lose_answer, respond
 from ds_sync.testing.inline_worker import open_inline
 
 from .conftest import HASTY
@@ -42,7 +42,7 @@ def reads_snapshot(request: Request) -> bool:
 
 
 def reads_everything(request: Request) -> bool:
-    return ".updates?offset=-1" in request.url
+    return ".updates?" in request.url and "offset=-1" in request.url
 
 
 async def type_words(world: Any, acts: Any, *words: str) -> Any:
@@ -236,9 +236,34 @@ async def test_one_odd_answer_does_not_make_a_server_plain_for_ever(world: Any, 
     network.inject(respond(413), when=asks_for_snapshot)
     gone = network.inject(respond(410, {}, b'{"error": {"code": "OFFSET_EXPIRED"}}'), when=reads_everything, times=None)
     note = await (await world.replica("a", transport=network)).open("note")
-    await acts.state(note, "blocked")
-    await acts.state(note, "live")
+    await acts.synced(note)
     assert (acts.read(note), gone.hits) == ("one two ", 1)
+
+
+async def test_a_beginning_dropped_since_we_asked_for_a_snapshot_is_no_end(world: Any, acts: Any) -> None:
+    """There was none; before the stream was read, others wrote, the server made one, and dropped what it holds."""
+    writer = await type_words(world, acts, "one")
+    network, late = world.network(), asyncio.Event()
+    network.inject(hold(late), when=reads_everything)
+    note = await (await world.replica("a", transport=network)).open("note")
+    await acts.until(lambda: network.count(reads_everything) > 0)
+    assert network.count(asks_for_snapshot) == 1
+    acts.write(writer, "two ")
+    await acts.synced(writer)
+    await compact(world, trim=True)
+    late.set()
+    await acts.synced(note)  # raises SyncStoppedError if it is blocked, even for a moment
+    assert (acts.read(note), network.count(asks_for_snapshot)) == ("one two ", 2)
+
+
+async def test_a_beginning_that_is_gone_for_good_is_said(world: Any, acts: Any) -> None:
+    """No snapshot stands in for it, however often it is asked for."""
+    await type_words(world, acts, "one")
+    network = world.network()
+    gone = network.inject(respond(410, {}, b'{"error": {"code": "OFFSET_EXPIRED"}}'), when=reads_everything, times=None)
+    note = await (await world.replica("a", transport=network)).open("note")
+    await acts.state(note, "blocked")
+    assert gone.hits >= 4
 
 
 async def test_a_deleted_document_is_not_brought_back_by_asking(world: Any, acts: Any) -> None:
