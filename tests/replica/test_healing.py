@@ -164,13 +164,17 @@ async def test_a_full_disk_at_the_end_of_healing_does_not_take_it_for_done(world
 
 
 async def test_an_emptied_server_is_filled_again_under_the_same_incarnation(world: Any, acts: Any) -> None:
-    a, b = await (await world.replica("a")).open("note"), await (await world.replica("b")).open("note")
+    network, healed = world.network(), asyncio.Event()
+    a, b = await (await world.replica("a")).open("note"), await (await world.replica("b", transport=network)).open("note")
     acts.write(a, "one ")
     acts.write(b, "two ")
     await acts.synced(a, b, a)
     life = (await world.client().head()).incarnation
+    network.inject(hold(healed), times=None)  # who comes second finds everything there, and gives nothing back
     await world.restart()
-    await acts.synced(a, b, a)
+    await acts.synced(a)
+    healed.set()
+    await acts.synced(b, a)
     await acts.until(lambda: a.status.state == b.status.state == "live")
     assert (await world.client().head()).incarnation == life
     c = await (await world.replica("c")).open("note")
