@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from pycrdt import Doc, TransactionEvent, get_update, merge_updates
 
-from ds_sync.exceptions import DocumentBusyError
+from ds_sync.exceptions import DocumentBusyError, InvalidUpdateError
 from ds_sync_yjs.content import YjsContent
 from ds_sync_yjs.presence import YjsPresence
+from ds_sync_yjs.squash import squash_update
 from ds_sync_yjs.updates import join_updates, refusing, require_update
-from ds_sync_yjs.wire import check_update, deletes_beyond, is_within, read_ranges, read_version
+from ds_sync_yjs.wire import WireError, check_update, deletes_beyond, is_within, read_ranges, read_version
 
 _NOTHING = b"\x00\x00"
 _OUR_ORIGIN = object()
+
+_TOGETHER = 256
+"""Updates that are joined before they are integrated: one by one, each that goes on with a long text has all of it measured."""
 
 
 @dataclass(slots=True)
@@ -28,13 +32,13 @@ class _State:
     applying: bool = False
     failed: bool = False
     changed: bool = False
-    part: bytes | None = None
-    """What a refused update brought into the document before pycrdt noticed that it is wrong."""
+    parts: list[bytes] = field(default_factory=list)
+    """What refused updates brought into the document before pycrdt noticed that they are wrong."""
 
     def receive_event(self, event: TransactionEvent) -> None:
         self.changed = True
         if self.failed:
-            self.part = bytes(event.update)
+            self.parts.append(bytes(event.update))
 
 
 class YjsAdapter:
@@ -71,27 +75,32 @@ class YjsAdapter:
         _refuse_open_transaction(doc)
         state = self._state(doc)
         done = 0
-        state.changed = state.failed = False
-        state.part = None
+        state.changed = False
+        state.parts = []
         state.applying = True
         # For the length of this call only: pycrdt's observers hold their document, and would keep it for ever.
         subscription = doc.observe(state.receive_event)
         try:
-            for update in updates:
-                if not checked:
-                    with refusing(done):
-                        check_update(update)
-                self._apply_one(doc, state, update, done)
-                done += 1
+            for start in range(0, len(updates), _TOGETHER):
+                run = updates[start : start + _TOGETHER]
+                if len(run) == 1 or not self._apply_together(doc, state, run, checked):
+                    for update in run:
+                        if not checked:
+                            with refusing(done):
+                                check_update(update)
+                        self._apply_one(doc, state, squash_update(update), done)
+                        done += 1
+                    state.parts.clear()  # nothing was wrong with them one by one
+                done = start + len(run)
         finally:
             try:
                 waits = self._settle_waiting(doc, state, updates[:done])
             finally:
                 state.applying = False
                 doc.unobserve(subscription)
-            if state.part is not None:
+            for part in state.parts:
                 for callback in tuple(self._observers.get(doc, ())):
-                    callback(state.part)
+                    callback(part)
         return waits or state.changed
 
     def version(self, doc: Doc[Any]) -> bytes:
@@ -154,7 +163,19 @@ class YjsAdapter:
             state = self._states[doc] = _State()
         return state
 
+    def _apply_together(self, doc: Doc[Any], state: _State, updates: Sequence[bytes], checked: bool) -> bool:
+        """Integrate all of `updates` at once; False if one of them is wrong, and it is to be seen which."""
+        try:
+            if not checked:
+                for update in updates:
+                    check_update(update)
+            self._apply_one(doc, state, join_updates(updates), 0)
+        except (WireError, InvalidUpdateError):
+            return False
+        return True
+
     def _apply_one(self, doc: Doc[Any], state: _State, update: bytes, index: int) -> None:
+        state.failed = False
         with refusing(index), doc.transaction():
             try:
                 doc.apply_update(update)

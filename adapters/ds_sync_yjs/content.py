@@ -8,6 +8,7 @@ from typing import Any
 
 from pycrdt import Array, Doc, Map, Text, XmlElement, XmlFragment, XmlText
 
+from ds_sync_yjs.squash import squash_update
 from ds_sync_yjs.updates import refusing, require_update
 
 _XML = (XmlElement, XmlFragment, XmlText)
@@ -41,7 +42,7 @@ def _load(update: bytes) -> Doc[Any]:
     require_update(update)
     doc: Doc[Any] = Doc()
     with refusing(0):
-        doc.apply_update(update)
+        doc.apply_update(squash_update(update))
     return doc
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pycrdt import get_state, get_update, merge_updates
 
 from ds_sync.exceptions import InvalidUpdateError, UnsupportedUpdateError
+from ds_sync_yjs.squash import squash_update
 from ds_sync_yjs.wire import UnsupportedError, WireError, check_update, read_version
 
 _MERGE_AT_ONCE = 256
@@ -47,7 +48,7 @@ def join_updates(updates: Sequence[bytes]) -> bytes:
         with refusing(0):
             merged = [bytes(merge_updates(*merged[start : start + _MERGE_AT_ONCE])) for start in runs]
         if len(merged) == 1:
-            return merged[0]
+            return squash_update(merged[0])
 
 
 def cut_update(update: bytes, version: bytes) -> bytes:

@@ -20,6 +20,12 @@ MAX_CLOCK = 2**31
 _ARRAY, _MAP = 0x75, 0x76
 _COLLECTED, _DELETED, _GAP = 0, 1, 10
 
+Id = tuple[int, int]
+"""A client and one of its clocks."""
+
+Struct = tuple[int, int, Id | None, Id | None, int, int, int]
+"""Kind, length in clocks, origin, right origin; and where in the update it begins, where its content begins, and where it ends."""
+
 
 class WireError(ValueError):
     """Bytes that are no update, or that must not reach pycrdt."""
@@ -41,16 +47,22 @@ class Reader:
         """What was passed that pycrdt can't read."""
 
     def varint(self) -> int:
-        value = shift = 0
-        while True:
-            byte = self.data[self.at]
-            self.at += 1
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value
-            shift += 7
-            if shift > 63:
-                raise WireError("a number too long")
+        data, at = self.data, self.at
+        value = data[at]
+        if value >= 0x80:
+            value &= 0x7F
+            shift = 7
+            while True:
+                at += 1
+                byte = data[at]
+                value |= (byte & 0x7F) << shift
+                if byte < 0x80:
+                    break
+                shift += 7
+                if shift > 63:
+                    raise WireError("a number too long")
+        self.at = at + 1
+        return value
 
     def count(self) -> int:
         """How many things follow, of at least a byte each. pycrdt makes room for all that are announced: gigabytes, if need be."""
@@ -70,13 +82,6 @@ class Reader:
 
     def skip_block(self) -> None:
         self.skip(self.varint())
-
-    def earlier_id(self, client: int, clock: int) -> None:
-        """Pass the id of what a struct of `client` at `clock` refers to: of another client, or of an earlier clock."""
-        referred, at = self.varint(), self.varint()
-        if referred == client and at >= clock:
-            # Nobody writes it. pycrdt waits for it for ever, Yjs throws, and reads nothing more of the document.
-            raise WireError("a struct refers to itself or to what its own client wrote after it")
 
 
 def read_version(version: bytes) -> dict[int, int]:
@@ -110,12 +115,7 @@ def check_update(update: bytes) -> int:
             if clock + len(update) > MAX_CLOCK:
                 raise WireError("a clock too large")
             for _ in range(structs):
-                # pycrdt takes it, and what stands at its clock is lost to the document, or the process ends. Texts of no length are left
-                # to pycrdt: it makes them itself where a deletion parts the halves of a surrogate pair, and has to read them again.
-                kind, length = _skip_struct(reader, client, clock)
-                if kind == _COLLECTED and length == 0:
-                    raise WireError("a collected struct of no length")
-                clock += length
+                clock += read_struct(reader, client, clock)[1]
         for _ in range(reader.count()):
             reader.varint()
             for _ in range(reader.count()):
@@ -139,7 +139,7 @@ def read_ranges(update: bytes) -> Ranges:
     for _ in range(reader.count()):
         structs, client, clock = reader.count(), reader.varint(), reader.varint()
         for _ in range(structs):
-            kind, length = _skip_struct(reader, client, clock)
+            kind, length, *_ = read_struct(reader, client, clock)
             if kind != _GAP:
                 held.setdefault((False, client), []).append((clock, clock + length))
             if kind in (_COLLECTED, _DELETED):
@@ -150,10 +150,11 @@ def read_ranges(update: bytes) -> Ranges:
         for _ in range(reader.count()):
             start = reader.varint()
             held.setdefault((True, client), []).append((start, start + reader.varint()))
-    return {key: _join(ranges) for key, ranges in held.items()}
+    return {key: join_ranges(ranges) for key, ranges in held.items()}
 
 
-def _join(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def join_ranges(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the same clocks in as few ranges (first, after the last) as they need, sorted."""
     joined: list[tuple[int, int]] = []
     for start, end in sorted(ranges):
         if joined and start <= joined[-1][1]:
@@ -176,24 +177,40 @@ def is_within(ranges: Ranges, others: Ranges, version: dict[int, int]) -> bool:
     return True
 
 
-def _skip_struct(reader: Reader, client: int, clock: int) -> tuple[int, int]:
-    """Pass the struct of `client` at `clock`; return its kind, and how many clocks it takes."""
-    info = reader.byte()
+def read_struct(reader: Reader, client: int, clock: int) -> Struct:
+    """Read the struct of `client` at `clock`. Raises WireError if it refers to itself, or can't be one."""
+    start, info = reader.at, reader.byte()
     kind = info & 0x1F
+    origin = right = None
     if kind in (_COLLECTED, _GAP):
-        return kind, _read_length(reader)
+        length = _read_length(reader)
+        # pycrdt takes it, and what stands at its clock is lost to the document, or the process ends. Texts of no length are left to
+        # pycrdt: it makes them itself where a deletion parts the halves of a surrogate pair, and has to read them again.
+        if kind == _COLLECTED and length == 0:
+            raise WireError("a collected struct of no length")
+        return kind, length, None, None, start, reader.at, reader.at
     if info & 0x80:
-        reader.earlier_id(client, clock)
+        origin = _read_earlier(reader, client, clock)
     if info & 0x40:
-        reader.earlier_id(client, clock)
+        right = _read_earlier(reader, client, clock)
     if not info & 0xC0:
         if reader.varint() == 1:  # the parent is a root, by name; else another struct
             reader.skip_block()
         else:
-            reader.earlier_id(client, clock)
+            _read_earlier(reader, client, clock)
         if info & 0x20:
             reader.skip_block()
-    return kind, _skip_content(reader, kind)
+    content = reader.at
+    return kind, _skip_content(reader, kind), origin, right, start, content, reader.at
+
+
+def _read_earlier(reader: Reader, client: int, clock: int) -> Id:
+    """Read the id of what a struct of `client` at `clock` refers to: of another client, or of an earlier clock."""
+    referred, at = reader.varint(), reader.varint()
+    if referred == client and at >= clock:
+        # Nobody writes it. pycrdt waits for it for ever, Yjs throws, and reads nothing more of the document.
+        raise WireError("a struct refers to itself or to what its own client wrote after it")
+    return referred, at
 
 
 def _read_length(reader: Reader) -> int:
