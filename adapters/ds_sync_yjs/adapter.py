@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,9 @@ from ds_sync_yjs.content import YjsContent
 from ds_sync_yjs.presence import YjsPresence
 from ds_sync_yjs.squash import squash_update
 from ds_sync_yjs.updates import join_updates, refusing, require_update
-from ds_sync_yjs.wire import WireError, check_update, deletes_beyond, is_within, read_ranges, read_version
+from ds_sync_yjs.wire import WireError, check_update, deletes_beyond, is_within, mend_update, read_ranges, read_version
+
+_log = logging.getLogger("ds_sync.yjs")
 
 _NOTHING = b"\x00\x00"
 _OUR_ORIGIN = object()
@@ -32,6 +35,8 @@ class _State:
     applying: bool = False
     failed: bool = False
     changed: bool = False
+    mended: bool = False
+    """Whether the document holds a struct that refers to itself, as pycrdt writes it (`mend_update`)."""
     parts: list[bytes] = field(default_factory=list)
     """What refused updates brought into the document before pycrdt noticed that they are wrong."""
 
@@ -116,6 +121,8 @@ class YjsAdapter:
         _refuse_open_transaction(doc)
         with refusing(0):
             update = bytes(doc.get_update(since))
+            if self._state(doc).mended:
+                update = mend_update(update)
         waiting = self._state(doc).waiting
         return update if waiting is None else merge_updates(update, waiting)
 
@@ -134,6 +141,7 @@ class YjsAdapter:
     def observe(self, doc: Doc[Any], callback: Callable[[bytes], None]) -> Callable[[], None]:
         """Call `callback(update)` after each local transaction that changed something. What it raises arrives in an ExceptionGroup.
 
+        So does InvalidUpdateError, for an edit that no other document could read (values nested more than 2,000 levels deep).
         The document lives until the observation is ended. Raises DocumentBusyError inside an open transaction.
         """
         _refuse_open_transaction(doc)
@@ -141,7 +149,7 @@ class YjsAdapter:
 
         def receive_event(event: TransactionEvent) -> None:
             if not state.applying:
-                callback(bytes(event.update))
+                callback(_require_readable(state, bytes(event.update)))
 
         subscription = doc.observe(receive_event)
         callbacks = self._observers.setdefault(doc, [])
@@ -208,6 +216,19 @@ class YjsAdapter:
             return after is not None and before is None
         # Not by the bytes: one content has many spellings (what is deleted may be left out, runs may be cut elsewhere).
         return not is_within(read_ranges(after), read_ranges(before), read_version(bytes(doc.get_state())))
+
+
+def _require_readable(state: _State, edit: bytes) -> bytes:
+    """Return an edit of the application as others can read it. Raises InvalidUpdateError for one that nobody could."""
+    try:
+        check_update(edit)
+    except WireError:
+        with refusing(0):
+            edit = mend_update(edit)
+        if not state.mended:
+            _log.warning("text was inserted inside a character: pycrdt counts positions in UTF-8 bytes")
+        state.mended = True
+    return edit
 
 
 def _refuse_open_transaction(doc: Doc[Any]) -> None:

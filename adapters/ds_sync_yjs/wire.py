@@ -38,13 +38,15 @@ class UnsupportedError(WireError):
 class Reader:
     """Reads what lib0 writes. Raises WireError or IndexError where the bytes make no sense."""
 
-    __slots__ = ("at", "data", "unsupported")
+    __slots__ = ("at", "data", "loops", "unsupported")
 
     def __init__(self, data: bytes, at: int = 0) -> None:
         self.data = data
         self.at = at
         self.unsupported: str | None = None
         """What was passed that pycrdt can't read."""
+        self.loops: list[tuple[int, int, int]] | None = None
+        """If there is a list, right origins that refer to their own struct are put here, and not refused: (struct, beginning, end)."""
 
     def varint(self) -> int:
         data, at = self.data, self.at
@@ -109,10 +111,31 @@ def check_update(update: bytes) -> int:
     What passes may still be refused by pycrdt. Returns where the update ends; what follows is nothing to pycrdt.
     """
     reader = Reader(update)
+    _check(reader)
+    return reader.at
+
+
+def mend_update(update: bytes) -> bytes:
+    """Return an edit of pycrdt's own, or a document, without structs that refer to themselves. Raises WireError as `check_update` does.
+
+    pycrdt 0.14.13 counts positions in UTF-8 bytes, and writes such a struct for text that is inserted inside a character: behind that
+    character's piece of text, in front of itself.
+    """
+    reader = Reader(update)
+    reader.loops = []
+    _check(reader)
+    mended, done = [], 0
+    for struct, start, end in reader.loops:
+        mended += [update[done:struct], bytes([update[struct] & ~0x40]), update[struct + 1 : start]]
+        done = end
+    return b"".join((*mended, update[done:]))
+
+
+def _check(reader: Reader) -> None:
     try:
         for _ in range(reader.count()):
             structs, client, clock = reader.count(), reader.varint(), reader.varint()
-            if clock + len(update) > MAX_CLOCK:
+            if clock + len(reader.data) > MAX_CLOCK:
                 raise WireError("a clock too large")
             for _ in range(structs):
                 clock += read_struct(reader, client, clock)[1]
@@ -125,7 +148,6 @@ def check_update(update: bytes) -> int:
         raise WireError("the update ends early") from None
     if reader.unsupported is not None:
         raise UnsupportedError(reader.unsupported)
-    return reader.at
 
 
 def read_ranges(update: bytes) -> Ranges:
@@ -192,7 +214,13 @@ def read_struct(reader: Reader, client: int, clock: int) -> Struct:
     if info & 0x80:
         origin = _read_earlier(reader, client, clock)
     if info & 0x40:
-        right = _read_earlier(reader, client, clock)
+        at = reader.at
+        try:
+            right = _read_earlier(reader, client, clock)
+        except WireError:
+            if reader.loops is None or origin is None:
+                raise
+            reader.loops.append((start, at, reader.at))
     if not info & 0xC0:
         if reader.varint() == 1:  # the parent is a root, by name; else another struct
             reader.skip_block()

@@ -228,6 +228,42 @@ def test_what_a_refused_update_brought_in_is_announced() -> None:
     assert str(body(copy)) == str(body(doc))
 
 
+@pytest.mark.parametrize(("text", "position"), [("\u00e9x", 1), ("\U0001f600x", 1), ("\U0001f600x", 3), ("\u00e9", 1)])
+def test_text_inserted_inside_a_character_reaches_others(text: str, position: int) -> None:
+    """pycrdt counts bytes, and writes a struct that refers to itself, which Yjs throws on and our own check refuses."""
+    adapter = YjsAdapter()
+    doc = adapter.new()
+    edits: list[bytes] = []
+    unobserve = adapter.observe(doc, edits.append)
+    body(doc).insert(0, text)
+    body(doc).insert(position, "AB")
+    body(doc).insert(0, "z")
+    copies = adapter.new(), adapter.new(), adapter.new()
+    adapter.apply(copies[0], edits)
+    adapter.apply(copies[1], [adapter.snapshot(doc)])
+    adapter.apply(copies[2], [adapter.missing(doc, adapter.version(adapter.new()))])
+    unobserve()
+    assert [str(body(copy)) for copy in copies] == [str(body(doc))] * 3
+    assert "AB" in str(body(doc))
+    for update in (*edits, adapter.snapshot(doc)):
+        check_update(update)
+
+
+def test_an_edit_that_nobody_could_read_is_refused_where_it_is_made() -> None:
+    adapter = YjsAdapter()
+    doc = adapter.new()
+    edits: list[bytes] = []
+    unobserve = adapter.observe(doc, edits.append)
+    deep: Any = 1
+    for _ in range(MAX_DEPTH + 2):
+        deep = [deep]
+    with pytest.raises(ExceptionGroup) as caught:
+        doc.get("items", type=Array).append(deep)
+    unobserve()
+    assert caught.group_contains(UnsupportedUpdateError)
+    assert edits == []
+
+
 def test_nothing_is_told_of_a_document_inside_an_open_transaction() -> None:
     # Half of an edit is not in the outbox yet. A version that counts it would leave it out of every later `missing`.
     adapter = YjsAdapter()

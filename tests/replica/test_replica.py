@@ -287,6 +287,18 @@ async def test_closing_the_replica_while_documents_are_sent_in_the_background(wo
     assert [len(await world.payloads(f"n{number}")) for number in range(12)] == [1] * 12
 
 
+async def test_text_inserted_inside_a_character_is_sent_and_can_be_opened_again(world: Any, acts: Any) -> None:
+    """pycrdt counts positions in bytes, and what it then writes can't be read by others as it is."""
+    replica = await world.replica("a")
+    note, other = await replica.open("note"), await (await world.replica("b")).open("note")
+    acts.write(note, "\u00e9")
+    note.doc.get("body", type=Text).insert(1, "x")
+    await acts.synced(note, other)
+    assert acts.read(other) == acts.read(note) == "\u00e9x"
+    await replica.close()
+    assert acts.read(await (await world.replica("a")).open("note")) == "\u00e9x"
+
+
 # Closing and changing one's mind at any moment
 
 
