@@ -23,7 +23,7 @@ async def main(file: str, server: str, name: str) -> None:
         note.presence.set({"user": {"name": name}})
         while text := await asyncio.to_thread(sys.stdin.readline):
             lines.append(f"{name}: {text.strip()}")  # stored when this line returns
-            here = [state["user"]["name"] for state in note.presence.states.values()]
+            here = [state["user"]["name"] for state in note.presence.states.values() if "user" in state]
             print(f"  [{note.status.state}, {note.status.unsent} to send, here: {', '.join(here)}]", flush=True)
         await note.synced()
 

@@ -238,6 +238,8 @@ class Document:
                 self._local.close()
                 self._close(self)
                 self._local.changed.notify()
+                if self._presence is not None:
+                    self._presence.end()
 
     async def start_session(self, make: Callable[[LocalDocument, Counters], Session], open_presence: OpenPresence) -> None:
         """Go online with a new session, unless the document is local; the replica calls this."""

@@ -54,7 +54,7 @@ class Presence:
         """Each with when it was heard. Those that said good-bye stay until they are forgotten, so that an old word does not revive them."""
         self._heard = Signal()
         self._said = Signal()
-        self._caught_up = False
+        self._caught_up = self._ended = False
 
     @property
     def states(self) -> dict[int, Any]:
@@ -85,10 +85,15 @@ class Presence:
             self._own = Word(client, 0, self._own.state)
         self._heard.notify()
 
+    def end(self) -> None:
+        """End `changes`: the document is closed."""
+        self._ended = True
+        self._heard.notify()
+
     async def changes(self) -> AsyncIterator[dict[int, Any]]:
-        """Yield `states` now, and again after each change, the newest only."""
+        """Yield `states` now, and again after each change, the newest only; ends when the document is closed."""
         last: dict[int, Any] | None = None
-        while True:
+        while not self._ended:
             states = self.states
             if states != last:
                 last = states

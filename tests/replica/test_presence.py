@@ -58,6 +58,24 @@ async def until(presence: Presence, condition: Callable[[list[Any]], bool], seco
     raise AssertionError("unreachable")
 
 
+async def test_changes_end_when_the_document_is_closed(tmp_path: Path, transport: AsgiTransport) -> None:
+    async with person(tmp_path, "one", transport) as (_, note):
+        note.presence.set({"name": "Ada"})
+        states, seen = note.presence.changes(), asyncio.Event()
+
+        async def watch() -> list[Any]:
+            first = await anext(states)
+            seen.set()
+            return [first, *[later async for later in states]]
+
+        watching = asyncio.ensure_future(watch())
+        async with asyncio.timeout(5):
+            await seen.wait()
+            await note.close()
+            assert await watching == [{note.doc.client_id: {"name": "Ada"}}]
+            assert [later async for later in note.presence.changes()] == []
+
+
 async def test_two_replicas_see_each_other_and_leave(tmp_path: Path, transport: AsgiTransport) -> None:
     async with person(tmp_path, "one", transport) as (_, one):
         one.presence.set({"name": "Ada"})
