@@ -216,6 +216,15 @@ class Acts:
     def read(document: Document) -> str:
         return str(text_of(document))
 
+    @classmethod
+    def words(cls, *documents: Document) -> list[str]:
+        """What all of them hold, which is the same."""
+        texts = {cls.read(document) for document in documents}
+        assert len(texts) == 1, texts
+        found = sorted(texts.pop().split())
+        assert len(found) == len(set(found)), f"something stands twice: {found}"
+        return found
+
     @staticmethod
     async def synced(*documents: Document) -> None:
         async with asyncio.timeout(10):

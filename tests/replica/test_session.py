@@ -12,7 +12,6 @@ from ds_sync.exceptions import (
     ConflictError,
     ForbiddenError,
     InvalidRequestError,
-    PayloadTooLargeError,
     ProtocolError,
     RateLimitedError,
     ServerError,
@@ -22,8 +21,6 @@ from ds_sync.exceptions import (
 )
 from ds_sync.replica.local import Tuning
 from ds_sync.testing.faults import (
-    Fault,
-    Request,
     anything,
     drop_before_sending,
     duplicate,
@@ -264,72 +261,6 @@ async def test_a_gap_in_the_numbers_is_healed_and_nothing_stands_twice(world: An
     assert acts.read(other) == "one two"
 
 
-async def test_a_backlog_above_the_limit_goes_out_in_smaller_batches(world: Any, acts: Any) -> None:
-    await world.restart(max_body=400)
-    network = world.network()
-    replica = await world.replica("a", online=False, transport=network)
-    note = await replica.open("note")
-    words = [f"{number:04} " * 8 for number in range(20)]  # 40 bytes an edit
-    for word in words:
-        acts.write(note, word)
-    await replica.connect(world.url)
-    await acts.synced(note)
-    other = await (await world.replica("b")).open("note")
-    await acts.synced(other)
-    assert acts.read(other) == "".join(words)
-    frames = await world.payloads()
-    assert len(frames) == len(set(frames))
-    assert max(map(len, frames)) <= 400
-    assert note.status.durable == 20
-
-
-async def test_one_update_above_the_limit_blocks_its_document_only_until_a_larger_server_comes(world: Any, acts: Any) -> None:
-    await world.restart(max_body=400)
-    network = world.network()
-    replica = await world.replica("a", transport=network)
-    note, small = await replica.open("note"), await replica.open("small")
-    acts.write(note, "before ")
-    await acts.synced(note)
-    acts.write(note, "x" * 1000)
-    acts.write(note, " after")
-    with pytest.raises(SyncStoppedError) as stopped:
-        await acts.synced(note)
-    assert stopped.value.state == "blocked"
-    assert isinstance(note.status.last_error, PayloadTooLargeError)
-    assert (note.status.durable, note.status.unsent + note.status.sent) == (1, 2)
-    acts.write(small, "goes on")
-    await acts.synced(small)
-    requests = network.count(is_append)
-    await asyncio.sleep(0.3)
-    assert network.count(is_append) == requests, "a blocked document sends nothing"
-    assert len(await world.payloads()) == 1
-
-
-async def test_a_blocked_document_goes_on_when_the_limit_was_raised(world: Any, acts: Any) -> None:
-    network = world.network()
-    limit = network.inject(respond(413), when=lambda request: is_append(request) and len(request.body) > 400, times=None)
-    replica = await world.replica("a", transport=network)
-    note = await replica.open("note")
-    acts.write(note, "x" * 1000)
-    with pytest.raises(SyncStoppedError):
-        await acts.synced(note)
-    assert limit.hits == 1
-    network.clear()
-    await replica.connect()
-    await acts.synced(note)
-    assert len(await world.payloads()) == 1
-
-
-async def test_413_after_a_commit_is_settled_by_sight(world: Any, acts: Any) -> None:
-    network = world.network()
-    network.inject(respond_after(413), when=is_append)
-    note = await (await world.replica("a", transport=network)).open("note")
-    acts.write(note, "in fact stored")
-    await acts.synced(note)
-    assert network.count(is_append) == 1
-    assert len(await world.payloads()) == 1
-
-
 @pytest.mark.parametrize(
     "garbage",
     [
@@ -457,52 +388,4 @@ async def test_offline_retrying_and_back(world: Any, acts: Any) -> None:
     await world.start()
     await acts.synced(note)
     assert note.status.last_error is None
-    assert len(await world.payloads()) == 1
-
-
-# Who we are
-
-
-def _guard(network: Any, token: str) -> None:
-    def stranger(request: Request) -> bool:
-        return request.headers.get("authorization") != f"Bearer {token}"
-
-    network.inject(respond(401), when=stranger, times=None)
-
-
-async def test_a_token_that_is_a_callable_is_asked_again(world: Any, acts: Any) -> None:
-    network = world.network()
-    _guard(network, "new")
-    tokens = ["old", "new"]
-    asked: list[str] = []
-
-    async def fetch() -> str:
-        asked.append(tokens[min(len(asked), 1)])
-        return asked[-1]
-
-    note = await (await world.replica("a", transport=network, token=fetch)).open("note")
-    acts.write(note, "mine")
-    await acts.synced(note)
-    assert asked == ["old", "new"]
-    assert len(await world.payloads()) == 1
-
-
-async def test_a_wrong_token_pauses_and_says_so_and_connect_with_another_goes_on(world: Any, acts: Any) -> None:
-    network = world.network()
-    _guard(network, "right")
-    seen: list[str | None] = []
-    network.inject(Fault(), when=lambda request: bool(seen.append(request.headers.get("x-tenant"))), times=None)
-    replica = await world.replica("a", transport=network, environment=Environment(), token="wrong", headers={"x-tenant": "t1"})
-    note = await replica.open("note")
-    acts.write(note, "mine")
-    with pytest.raises(SyncStoppedError) as stopped:
-        await acts.synced(note)
-    assert stopped.value.state == "unauthorized"
-    assert isinstance(note.status.last_error, UnauthorizedError)
-    requests = len(network.requests)
-    await asyncio.sleep(0.35)
-    assert len(network.requests) - requests <= 5, "asked again every 0.1 s at most"
-    await replica.connect(token="right")
-    await acts.synced(note)
-    assert {request.headers.get("x-tenant") for request in network.requests} == {"t1"}, "headers stay when only the token is new"
     assert len(await world.payloads()) == 1
