@@ -127,7 +127,16 @@ class Lives:
             try:
                 return await self._transact_end((path, *paths), decide, now)
             except SourcesNeededError as missing:
-                paths = missing.paths
+                paths = (*missing.paths, *await self._trace(missing.paths[-1]))
+
+    async def _trace(self, path: str) -> list[str]:
+        """Return the sources that end with the source `path`, as things stand: to be asked for them one by one would be quadratic."""
+        found: list[str] = []
+        state = (await self._engine.read(path, None, 0)).state
+        while state is not None and state.kept and state.forks == 1 and state.origin is not None:
+            found.append(state.origin.path)
+            state = (await self._engine.read(state.origin.path, None, 0)).state
+        return found
 
     async def _transact_end(self, paths: tuple[str, ...], decide: DecideEnd[R], now: float) -> R:
         return await self._engine.transact(paths, lambda views: decide(views[0], now, dict(zip(paths[1:], views[1:], strict=True))))

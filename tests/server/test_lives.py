@@ -1,9 +1,10 @@
 """Forks and the ends of streams over HTTP, on both engines: what the document says and the official suite does not ask."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -256,6 +257,38 @@ async def test_ends_go_up_a_chain_as_far_as_nobody_needs_it(server: Server) -> N
     assert [(await server.outcome("GET", path))[0] for path in ("a", "b", "c", "d")] == [200, 404, 404, 404]
     assert await server.outcome("DELETE", "a") == (204, "")
     assert (await server.outcome("GET", "a"))[0] == 404
+
+
+async def test_a_long_chain_of_forks_is_read_and_ended_without_going_through_it_again_and_again(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    length, looked, asked = 60, [], []
+    transact = server.engine.transact
+
+    async def counting(paths: Sequence[str], *rest: Any, **options: Any) -> Any:
+        asked.append(len(paths))
+        return await transact(paths, *rest, **options)
+
+    def noting(path: str) -> Any:
+        looked.append(path)
+        return require_state(path)
+
+    require_state = server.engine._require_state  # type: ignore[attr-defined]
+    await server.make("f0", b"0")
+    for number in range(1, length):
+        await server.fork(f"f{number}", f"f{number - 1}")
+        await server.append(f"f{number}", b"+")
+    monkeypatch.setattr(server.engine, "_require_state", noting)
+    last = await server.http.get(f"f{length - 1}", params={"offset": "-1"})
+    assert (last.text, len(looked)) == ("0" + "+" * 9, length - 1), "the first page; once up the chain"
+    assert await server.text(f"f{length - 1}") == "0" + "+" * (length - 1)
+    for number in range(length - 1):
+        await server.http.delete(f"f{number}")
+    monkeypatch.setattr(server.engine, "transact", counting)
+    await server.http.delete(f"f{length - 1}")
+    assert sum(asked) <= 2 * length
+    for number in range(length):
+        assert (await server.put(f"f{number}", content_type="text/plain")).status_code == 201, "every path is free again"
 
 
 async def test_a_fork_inherits_the_expiry_or_has_its_own(server: Server) -> None:

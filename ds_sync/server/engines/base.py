@@ -120,16 +120,17 @@ class PromptEngine(StorageEngine, Protocol):
         ...
 
 
-def find_owner(state: StreamState, path: str, after: Place, state_of: Callable[[str], StreamState]) -> tuple[str, int]:
-    """Return the path whose own records follow `after` in the history of the stream `state` at `path`, and the position they count to.
+def find_owners(state: StreamState, path: str, after: Place, state_of: Callable[[str], StreamState]) -> list[tuple[str, int]]:
+    """Return whose own records follow `after` in the history of the stream `state` at `path`: paths, each with the position it counts to.
 
-    Up a chain of forks: what stands before a fork's origin is its source's. `state_of` gives the states of sources.
+    Down a chain of forks: what stands before a fork's origin is its source's. `state_of` gives the states of sources. Where a position is
+    not beyond the one before it, or `after`, nothing is that stream's.
     """
-    bound = state.position
+    owners = [(path, state.position)]
     while state.origin is not None and after.position < state.origin.position:
-        bound, path = min(bound, state.origin.position), state.origin.path
-        state = state_of(path)
-    return path, bound
+        owners.append((state.origin.path, min(owners[-1][1], state.origin.position)))
+        state = state_of(state.origin.path)
+    return owners[::-1]
 
 
 def require_kept(state: StreamState, after: Place) -> None:

@@ -10,7 +10,7 @@ from ds_sync.exceptions import ClosedError
 from ds_sync.protocol.decisions import Change, StreamState, StreamView
 from ds_sync.protocol.history import START, Place
 from ds_sync.protocol.producer import ProducerState
-from ds_sync.server.engines.base import INTERNAL, Decide, Done, Records, Run, Watcher, decide_at_once, diverged, find_owner, require_kept
+from ds_sync.server.engines.base import INTERNAL, Decide, Done, Records, Run, Watcher, decide_at_once, diverged, find_owners, require_kept
 from ds_sync.server.engines.globs import compile_glob
 
 R = TypeVar("R")
@@ -68,19 +68,21 @@ class MemoryEngine:
             return Run(state, (), state.place)
         require_kept(state, after)
         records: list[bytes] = []
-        while True:
-            owner, bound = find_owner(state, path, after, self._require_state)
+        for owner, bound in find_owners(state, path, after, self._require_state):
+            if bound <= after.position < state.position:
+                continue
             found = self._read_own(owner, after, min(limit, bound - after.position))
             if found is None:
                 raise diverged(state)
             part, end = found
             limit -= end.position - after.position
             if records and limit < 0:
-                return Run(state, tuple(records), after)  # only a page's first record may be above its limit
+                break  # only a page's first record may be above its limit
             records += part
-            if end.position < bound or bound == state.position or limit <= 0:
-                return Run(state, tuple(records), end)
             after = end
+            if end.position < bound or bound == state.position or limit <= 0:
+                break
+        return Run(state, tuple(records), after)
 
     async def list(self, glob: str) -> list[str]:
         """Match against all paths."""

@@ -23,7 +23,7 @@ from ds_sync.ownership import Ownership
 from ds_sync.protocol.history import START, Place
 from ds_sync.protocol.producer import ProducerState
 from ds_sync.protocol.state import Change, StreamState, StreamView
-from ds_sync.server.engines.base import INTERNAL, Decide, Done, Records, Run, Watcher, diverged, find_owner, require_kept
+from ds_sync.server.engines.base import INTERNAL, Decide, Done, Records, Run, Watcher, diverged, find_owners, require_kept
 from ds_sync.server.engines.globs import compile_glob
 from ds_sync.server.engines.layout import Connect, build_state, connect, open_file, settings_of, spell
 from ds_sync.server.engines.shelf import NOTHING, RecentRecords, Stream, load_shelf, start_of
@@ -273,20 +273,22 @@ class SqliteEngine:
 
     async def _read_through(self, state: StreamState, path: str, after: Place, limit: int) -> Records | None:
         """Read a fork from before its own records on, as far as one page goes."""
-        records: tuple[bytes, ...] = ()
-        while True:
-            owner, bound = find_owner(state, path, after, self._require_state)
+        records: list[bytes] = []
+        for owner, bound in find_owners(state, path, after, self._require_state):
+            if bound <= after.position:
+                continue
             stream, size = self._shelf.durable[owner], min(limit, bound - after.position)
             found = self._recent.read(stream, after, size) or await self._read_file(stream, after, size)
             if found is None:
                 return None
             limit -= found[1].position - after.position
             if records and limit < 0:
-                return records, after  # only a page's first record may be above its limit
+                break  # only a page's first record may be above its limit
             records += found[0]
             after = found[1]
-            if after.position < bound or bound == state.position or limit <= 0:
-                return records, after
+            if after.position < bound or limit <= 0:
+                break
+        return tuple(records), after
 
     def _require_state(self, path: str) -> StreamState:
         state = self._shelf.durable[path].durable
