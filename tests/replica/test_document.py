@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -249,7 +250,7 @@ async def test_a_full_disk_loses_nothing_and_doubles_nothing(world: Any, acts: A
     assert acts.edits(a.status) == a.status.durable == 1
     path = a._local.store.path
     await b.close()
-    with sqlite3.connect(path) as file:
+    with closing(sqlite3.connect(path)) as file:
         assert file.execute("SELECT count(*) FROM outbox").fetchone() == (0,)
 
 

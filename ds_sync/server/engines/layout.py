@@ -86,7 +86,11 @@ def connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
     """Return a connection without implicit transactions, usable from any one thread at a time."""
     uri = f"{path.absolute().as_uri()}?mode={'ro' if readonly else 'rwc'}"
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=10.0)
-    connection.execute("PRAGMA cache_size = -8000")
+    try:
+        connection.execute("PRAGMA cache_size = -8000")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
