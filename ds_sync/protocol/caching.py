@@ -34,7 +34,7 @@ def matches_etag(if_none_match: str | None, etag: str) -> bool:
 
 def decide_cache_control(*, from_beginning: bool, up_to_date: bool, live: bool, longest: float | None = None) -> str:
     """Return the Cache-Control of a 200 answer with a page; `longest`: seconds it may be kept at most (see `Expiry.longest_cached`)."""
-    if not live and (up_to_date or from_beginning):
+    if from_beginning or (up_to_date and not live):  # -1 is the beginning of whatever life is there; offsets are of one
         return REVALIDATE
     if longest is None:
         return LIVE_PAGE if live else IMMUTABLE_PAGE

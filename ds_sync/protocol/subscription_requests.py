@@ -123,8 +123,15 @@ def parse_lease(fields: dict[str, Any]) -> LeaseRequest:
         acks = []
     if type(acks) is not list or len(acks) > MAX_NAMES or any(type(ack) is not dict for ack in acks):
         raise InvalidRequestError(f"acks must be a list of up to {MAX_NAMES} objects")
-    pairs = [(parse_path(ack.get("stream", ack.get("path")), "stream"), _text(ack.get("offset"), "offset", MAX_NAME)) for ack in acks]
+    pairs = [_parse_ack(ack) for ack in acks]
     return LeaseRequest(_text(fields.get("wake_id"), "wake_id", MAX_ID), generation, tuple(pairs), done)
+
+
+def _parse_ack(ack: dict[str, Any]) -> tuple[str, str]:
+    path = ack.get("stream", ack.get("path"))
+    parse_path(path, "stream")
+    # Kept as it is spelled: a stream that a pattern found may have a slash at its ends.
+    return _text(path, "stream", MAX_NAME), _text(ack.get("offset"), "offset", MAX_NAME)
 
 
 def parse_webhook_url(url: str) -> tuple[str, str, int, str]:

@@ -10,6 +10,7 @@ from typing import TypeAlias
 from ds_sync import __version__
 from ds_sync.environment import Environment
 from ds_sync.exceptions import DsSyncError, InvalidRequestError, NotFoundError
+from ds_sync.protocol.caching import NO_STORE
 from ds_sync.protocol.retention import KeepUpdates
 from ds_sync.server.admission import Admit, admit_everybody
 from ds_sync.server.documents.compaction import OpenWorker
@@ -232,7 +233,8 @@ class Application:
 
 async def _refuse_method(send: Send) -> None:
     body = json.dumps({"error": {"code": "METHOD_NOT_ALLOWED", "message": "this method means nothing here"}}).encode()
-    await answer(send, 405, [(b"allow", METHODS), (b"content-type", b"application/json")], body)
+    fields = [(b"allow", METHODS), (b"content-type", b"application/json"), (b"cache-control", NO_STORE.encode())]
+    await answer(send, 405, fields, body)
 
 
 def create_app(

@@ -30,6 +30,7 @@ def test_only_full_pages_that_prove_where_they_start_are_kept_without_asking() -
     assert decide_cache_control(from_beginning=True, up_to_date=False, live=False) == REVALIDATE
     assert decide_cache_control(from_beginning=False, up_to_date=True, live=False) == REVALIDATE
     assert decide_cache_control(from_beginning=False, up_to_date=True, live=True) == LIVE_PAGE
+    assert decide_cache_control(from_beginning=True, up_to_date=True, live=True) == REVALIDATE, "the stream may be made anew meanwhile"
 
 
 @pytest.mark.parametrize(

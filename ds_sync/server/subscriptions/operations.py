@@ -161,7 +161,7 @@ class Subscriptions:
             signer.require_token(entry.sub, token)
             now, roll = self._environment.now(), self._environment.random.random()
             machine.require_lease(entry.sub, request.wake_id, request.generation, now)
-            acks = {path: await self._find_place(entry.sub, path, offset) for path, offset in request.acks}
+            acks = dict([await self._find_place(entry.sub, path, offset) for path, offset in request.acks])
             await self._wakes.change(
                 entry, lambda sub: machine.acknowledge(sub, request.wake_id, request.generation, acks, now, roll, done=request.done)
             )
@@ -196,16 +196,20 @@ class Subscriptions:
             raise _exists()
         return entry
 
-    async def _find_place(self, sub: Subscription, path: str, offset: str) -> Tail:
+    async def _find_place(self, sub: Subscription, spelled: str, offset: str) -> tuple[str, Tail]:
+        path = spelled if sub.link(spelled) is not None else spelled.strip("/")
         tail = None
         try:
             if sub.link(path) is not None:
                 tail = await self._wakes.tail(path, parse_place(offset))
-        except (InvalidRequestError, GoneError):
+        except InvalidRequestError:
             tail = None
+        except GoneError as error:
+            if error.code == "OFFSET_EXPIRED" and error.incarnation is not None:
+                tail = Tail(error.incarnation, parse_place(offset))  # read, and dropped since: what is left comes after it
         if tail is None:
             raise ConflictError("the offset is no place in a stream of this subscription", code="INVALID_OFFSET")
-        return tail
+        return path, tail
 
 
 def _exists() -> ConflictError:

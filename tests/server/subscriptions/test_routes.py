@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ds_sync.protocol.retention import decide_trim
 from ds_sync.server.app import create_app
 from ds_sync.server.engines.memory import MemoryEngine
 from ds_sync.server.subscriptions import operations as subscriptions
@@ -159,6 +160,31 @@ async def test_an_offset_must_be_a_place_that_was_given_out(service: Service) ->
         assert await code(service, "POST", "subscriptions/s/ack", ack, token=claim["token"]) == (409, "INVALID_OFFSET")
     _, _, found = await service.ask("GET", "__ds/subscriptions/s")
     assert found["streams"][0]["acked_offset"] == "-1", "one bad acknowledgement refuses all"
+
+
+async def test_what_retention_dropped_meanwhile_can_be_acknowledged(service: Service) -> None:
+    await service.subscribe("s", **PULL)
+    end = await service.append("events/a")
+    _, _, claim = await service.ask("POST", "__ds/subscriptions/s/claim", {"worker": "w"})
+    await service.append("events/a")
+    state = (await service.engine.read("events/a", None, 0)).state
+    assert state is not None
+    incarnation, place = state.incarnation, state.place
+    assert await service.engine.transact(("events/a",), lambda views: decide_trim(views[0], incarnation, place, 0.0))
+    ack = {"wake_id": claim["wake_id"], "generation": 1, "acks": [{"stream": "events/a", "offset": end}], "done": True}
+    assert (await service.ask("POST", "__ds/subscriptions/s/ack", ack, token=claim["token"]))[2] == {"ok": True, "next_wake": True}
+    _, _, claim = await service.ask("POST", "__ds/subscriptions/s/claim", {"worker": "w"})
+    assert claim["streams"][0]["acked_offset"] == end
+
+
+@pytest.mark.parametrize("path", ["events/a/", "/events/a"])
+async def test_a_stream_with_a_slash_at_its_ends_is_acknowledged(service: Service, path: str) -> None:
+    await service.subscribe("s", **{**PULL, "pattern": "**"})
+    end = await service.append(path)
+    _, _, claim = await service.ask("POST", "__ds/subscriptions/s/claim", {"worker": "w"})
+    assert [stream["path"] for stream in claim["streams"] if stream["has_pending"]] == [path]
+    ack = {"wake_id": claim["wake_id"], "generation": 1, "acks": [{"stream": path, "offset": end}], "done": True}
+    assert (await service.ask("POST", "__ds/subscriptions/s/ack", ack, token=claim["token"]))[2] == {"ok": True, "next_wake": False}
 
 
 async def test_each_kind_has_its_own_way(service: Service) -> None:
