@@ -1,28 +1,21 @@
 // The official Yjs provider, made safe: edits typed while it was not connected, or in a request that failed, reach the server too; and it
 // comes back when the server says 410 (what was read has been trimmed, or the server was set back to a backup).
-//
 //   import { OfflineProvider } from "./offline_provider.js"
 //   const provider = new OfflineProvider({ doc, baseUrl: "http://localhost:4437/v1/yjs/my-service", docId: "my-document" })
 //   provider.onsaved = (saved) => { indicator.textContent = saved ? "saved on the server" : "not saved yet" }
-//
-// How: it reads the document a second time, into a Y.Doc of its own, and so knows what the server *has*. What the application's document
-// has beyond that is posted. Yjs updates may come twice, so a request whose answer was lost is simply repeated. It costs a second document in
-// memory, and each update is read twice. Edits live in memory until they are saved: to survive a closed tab, add y-indexeddb.
+// How: it reads the document a second time, into a Y.Doc of its own, and so knows what the server *has*. What is here beyond that is posted.
+// Yjs updates may come twice, so a request whose answer was lost is repeated. Edits live in memory until saved: add y-indexeddb for the rest.
 import { YjsProvider } from "@durable-streams/y-durable-streams"
 import * as Y from "yjs"
 
 export class OfflineProvider {
-  // The options of YjsProvider; checkEvery is the milliseconds between two looks at what the server has.
-  constructor({ checkEvery = 2000, ...options }) {
+  constructor({ checkEvery = 2000, ...options }) { // those of YjsProvider, and the milliseconds between two looks at what the server has
     this.provider = new YjsProvider({ ...options, connect: false })
     this.provider.on("error", () => {}) // what went wrong shows in `saved`, and is tried again
-    this.doc = options.doc
-    this.saved = false // whether the server has everything this document has, deletions too
-    this.onsaved = () => {}
-    this.url = `${options.baseUrl.replace(/\/$/, "")}/docs/${options.docId}`
-    this.headers = options.headers ?? {}
-    this.checkEvery = checkEvery
-    this.failures = 0
+    // saved: whether the server has everything this document has, deletions too; deleted: whether somebody deleted it there
+    const { doc, baseUrl, docId, headers = {} } = options
+    Object.assign(this, { doc, headers, checkEvery, saved: false, deleted: false, failures: 0, onsaved() {} })
+    this.url = `${baseUrl.replace(/\/$/, "")}/docs/${docId}`
     this.forget()
     this.edited = (update, origin) => origin === "server" || this.tell(false) // YjsProvider's mark for what it received
     this.doc.on("update", this.edited)
@@ -67,9 +60,9 @@ export class OfflineProvider {
       } catch (error) {
         this.failures += 1
         this.tell(false)
-        if (error.status === 410) {
-          // Our place is no place in this history any more: both readers begin again.
-          this.forget()
+        if (error.deleted) [this.deleted, this.running] = [true, false] // connecting would bring it back; what is here stays here
+        if (error.status === 410) this.forget() // our place is no place in this history any more: both readers begin again
+        if (error.deleted || error.status === 410) {
           await this.within(this.provider.disconnect())
           continue
         }
@@ -86,9 +79,10 @@ export class OfflineProvider {
   }
 
   async check() {
+    if (this.offset !== "snapshot") await this.read() // before connecting, which would make a document that was deleted
     // It waits for ever where the server went away in the middle of something: then it begins again at the next look.
     if (!this.provider.connected) await this.within(this.provider.connect(), () => void this.provider.disconnect())
-    if (this.saved) return this.read()
+    if (this.saved) return
     if (this.provider.connected) await this.within(this.provider.flush()) // it may be on its way
     await this.read()
     const rest = this.missing()
@@ -104,7 +98,13 @@ export class OfflineProvider {
       const data = new Uint8Array(await response.arrayBuffer())
       // fetch has followed the redirect of "snapshot": to a snapshot, which is one bare update, or to the beginning.
       const isSnapshot = new URL(response.url).searchParams.get("offset").endsWith("_snapshot")
-      for (const update of isSnapshot ? [data] : frames(data)) Y.applyUpdate(this.theirs, update)
+      for (const update of isSnapshot ? [data] : frames(data)) {
+        try {
+          Y.applyUpdate(this.theirs, update)
+        } catch (error) {
+          console.warn(`${this.url}: ${update.length} bytes that are no Yjs update are skipped`, error)
+        }
+      }
       this.offset = response.headers.get("stream-next-offset")
       upToDate = !isSnapshot && response.headers.get("stream-up-to-date") === "true"
     }
@@ -123,9 +123,12 @@ export class OfflineProvider {
   }
 
   async request(query, options = {}) {
-    const headers = { ...this.headers, ...options.headers }
+    const headers = { ...options.headers }
+    for (const [name, value] of Object.entries(this.headers)) headers[name] = typeof value === "function" ? await value() : value
     const response = await fetch(this.url + query, { ...options, headers, cache: "no-store" })
-    if (!response.ok) throw Object.assign(new Error(`${response.status} from ${this.url}`), { status: response.status })
+    const { ok, status } = response
+    const deleted = status === 404 && response.headers.has("stream-incarnation") // of the life that was ended
+    if (!ok) throw Object.assign(new Error(`${status} from ${this.url}`), { status, deleted })
     return response
   }
 }
@@ -141,10 +144,7 @@ function frame(update) {
 function* frames(data) {
   for (let at = 0; at < data.length; ) {
     let size = 0
-    for (let scale = 1, byte = 128; byte > 127; scale *= 128) {
-      byte = data[at++]
-      size += (byte % 128) * scale
-    }
+    for (let scale = 1, byte = 128; byte > 127; scale *= 128) size += ((byte = data[at++]) % 128) * scale
     yield data.subarray(at, (at += size))
   }
 }

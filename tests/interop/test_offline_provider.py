@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from pycrdt import Doc, Text
 
@@ -89,6 +90,41 @@ async def test_edits_made_while_the_server_is_down_arrive(join: Join, tmp_path: 
         async with join(server) as reader:
             await reader("connect")
             assert await reader("see", text="before 0 1 2 3 4 ")
+
+
+async def test_a_deleted_document_is_not_brought_back(join: Join, tmp_path: Path) -> None:
+    with ServerProcess(tmp_path / "server.db") as server:
+        url = f"{server.url}/v1/yjs/notes/docs/a"
+        async with join(server) as writer, httpx.AsyncClient() as http:
+            await writer("connect")
+            await writer("type", text="kept here ")
+            assert await writer("saved")
+            assert (await http.delete(url)).status_code == 204
+            assert await writer("deleted")
+            await writer("type", text="and not there ")
+            await asyncio.sleep(0.3)
+            assert (await http.get(url, params={"offset": "-1"})).status_code == 404
+            assert await writer("text") == "kept here and not there "
+
+
+async def test_bytes_that_are_no_update_are_passed_over(join: Join, tmp_path: Path) -> None:
+    """Whoever may write may store them; what comes after them is read all the same, and known to be saved."""
+    with ServerProcess(tmp_path / "server.db") as server:
+        async with join(server) as writer, httpx.AsyncClient() as http:
+            await writer("connect")
+            await writer("type", text="before ")
+            assert await writer("saved")
+            answer = await http.post(
+                f"{server.url}/v1/yjs/notes/docs/a",
+                content=build_frame(b"\xff\xff\xff\xff"),
+                headers={"content-type": "application/octet-stream"},
+            )
+            assert answer.status_code == 204
+            await writer("type", text="after ")
+            assert await writer("saved", seconds=30)
+        async with join(server) as reader:
+            await reader("connect")
+            assert await reader("saved", seconds=30)
 
 
 def set_back(folder: Path, backup: Path) -> None:
