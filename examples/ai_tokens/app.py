@@ -7,15 +7,19 @@ import asyncio
 import json
 import secrets
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 
+from ds_sync import StreamClient
+from ds_sync.exceptions import NotFoundError
 from ds_sync.server.app import create_app
 from ds_sync.server.engines.sqlite import SqliteEngine
 
 HERE = Path(__file__).parent
+QUESTIONS = "/v1/stream/questions"
 TRIES = 20
 
 
@@ -29,17 +33,38 @@ class Chat:
         self.workers: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            self.start(self.go_on())
         if scope["type"] != "http" or scope["path"].startswith("/v1/"):
             await self.streams(scope, receive, send)
         elif (scope["method"], scope["path"]) == ("POST", "/ask"):
             message = await receive()
-            stream = f"/v1/stream/answers/{secrets.token_hex(8)}"
-            task = asyncio.create_task(self.answer(stream, json.loads(message["body"])["question"]))
-            self.workers.add(task)
-            task.add_done_callback(self.workers.discard)
+            stream, question = f"/v1/stream/answers/{secrets.token_hex(8)}", json.loads(message["body"])["question"]
+            async with StreamClient(self.base + QUESTIONS, content_type="application/json") as questions:
+                await questions.create()
+                await questions.append(json.dumps({"stream": stream, "question": question}).encode())
+            self.start(self.answer(stream, question))
             await respond(send, "application/json", json.dumps({"stream": stream}).encode())
         else:
             await respond(send, "text/html; charset=utf-8", (HERE / "page.html").read_bytes())
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self.workers.add(task)
+        task.add_done_callback(self.workers.discard)
+
+    async def go_on(self) -> None:
+        """See to the answers that were not finished when this program ended last. A question is stored before its answer begins."""
+        async with StreamClient(self.base + QUESTIONS, content_type="application/json") as questions:
+            await questions.create()
+            async for asked in questions.follow(live=False).json():
+                async with StreamClient(self.base + asked["stream"]) as answer:
+                    try:
+                        complete = (await answer.head()).closed
+                    except NotFoundError:
+                        complete = False  # not even begun
+                if not complete:
+                    self.start(self.answer(asked["stream"], asked["question"]))
 
     async def answer(self, stream: str, question: str) -> None:
         """Have a process write the answer; start it again if it dies."""

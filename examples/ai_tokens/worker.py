@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 
 from ds_sync import StreamClient
-from ds_sync.exceptions import SequenceRegressionError
+from ds_sync.exceptions import ConflictError, SequenceRegressionError
 
 SECONDS_PER_TOKEN = 0.05
 
@@ -25,7 +25,10 @@ async def speak(question: str, said: list[str]) -> AsyncIterator[str]:
 async def write_answer(url: str, question: str) -> None:
     """Append what the stream lacks of the answer, and end it."""
     async with StreamClient(url, content_type="application/json") as stream:
-        await stream.create()
+        try:
+            await stream.create()
+        except ConflictError:
+            return  # it is closed: a worker before us wrote all of it
         said = [message["token"] async for message in stream.follow(live=False).json()]
         async for token in speak(question, said):
             number = len(said)

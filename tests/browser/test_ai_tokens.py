@@ -116,3 +116,21 @@ def test_no_token_is_doubled_or_lost_however_often_the_writer_is_killed(chat: Ch
     assert [message["number"] for message in messages] == list(range(len(messages)))
     assert "".join(message["token"] for message in messages) == ANSWER
     assert killed == 5
+
+
+def test_an_answer_is_finished_although_the_application_was_killed(chat: Chat) -> None:
+    stream = chat.url + httpx.post(f"{chat.url}/ask", content=b'{"question": "why?"}').json()["stream"]
+    for tokens in (3, 8):
+        for _ in range(400):
+            if httpx.get(f"{stream}?offset=-1").text.count("token") >= tokens:
+                break
+            time.sleep(0.02)
+        chat.stop()  # with its worker
+        chat.start()
+    for _ in range(400):
+        if httpx.head(stream).headers.get("stream-closed") == "true":
+            break
+        time.sleep(0.02)
+    messages = httpx.get(f"{stream}?offset=-1").json()
+    assert [message["number"] for message in messages] == list(range(len(messages)))
+    assert "".join(message["token"] for message in messages) == ANSWER
