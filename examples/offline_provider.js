@@ -100,7 +100,7 @@ export class OfflineProvider {
       const isSnapshot = new URL(response.url).searchParams.get("offset").endsWith("_snapshot")
       for (const update of isSnapshot ? [data] : frames(data)) {
         try {
-          Y.applyUpdate(this.theirs, update)
+          for (const doc of [this.theirs, this.doc]) Y.applyUpdate(doc, update, "server") // to ours, too: the provider may hang on a 410
         } catch (error) {
           console.warn(`${this.url}: ${update.length} bytes that are no Yjs update are skipped`, error)
         }
