@@ -35,8 +35,8 @@ class _State:
     applying: bool = False
     failed: bool = False
     changed: bool = False
-    mended: bool = False
-    """Whether the document holds a struct that refers to itself, as pycrdt writes it (`mend_update`)."""
+    unreadable: bool = False
+    """Whether the application made an edit that others can't read as pycrdt writes it (`mend_update`): the document holds it, too."""
     parts: list[bytes] = field(default_factory=list)
     """What refused updates brought into the document before pycrdt noticed that they are wrong."""
 
@@ -121,7 +121,7 @@ class YjsAdapter:
         _refuse_open_transaction(doc)
         with refusing(0):
             update = bytes(doc.get_update(since))
-            if self._state(doc).mended:
+            if self._state(doc).unreadable:
                 update = mend_update(update)
         waiting = self._state(doc).waiting
         return update if waiting is None else merge_updates(update, waiting)
@@ -183,13 +183,15 @@ class YjsAdapter:
         return True
 
     def _apply_one(self, doc: Doc[Any], state: _State, update: bytes, index: int) -> None:
-        state.failed = False
-        with refusing(index), doc.transaction():
-            try:
-                doc.apply_update(update)
-            except BaseException:
-                state.failed = True
-                raise
+        try:
+            with refusing(index), doc.transaction():
+                try:
+                    doc.apply_update(update)
+                except BaseException:
+                    state.failed = True  # until the transaction has told what came in
+                    raise
+        finally:
+            state.failed = False
 
     def _settle_waiting(self, doc: Doc[Any], state: _State, updates: Sequence[bytes]) -> bool:
         """Integrate of `updates` and of what waited all that can be, keep the rest; whether something waits that did not before.
@@ -223,11 +225,11 @@ def _require_readable(state: _State, edit: bytes) -> bytes:
     try:
         check_update(edit)
     except WireError:
+        known, state.unreadable = state.unreadable, True
         with refusing(0):
             edit = mend_update(edit)
-        if not state.mended:
+        if not known:
             _log.warning("text was inserted inside a character: pycrdt counts positions in UTF-8 bytes")
-        state.mended = True
     return edit
 
 

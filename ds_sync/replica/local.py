@@ -436,7 +436,7 @@ class LocalDocument:
         except DocumentBusyError:
             self._compaction_planned = True
             self.changed.call_later(self.tuning.store_retry, self._compact)
-        except StoreError as error:
+        except (StoreError, InvalidUpdateError) as error:
             _log.warning("%s: not compacted: %s", self.record.key.path, error)
             self._loose = 0  # until as much has come again
 

@@ -262,6 +262,8 @@ def test_an_edit_that_nobody_could_read_is_refused_where_it_is_made() -> None:
     unobserve()
     assert caught.group_contains(UnsupportedUpdateError)
     assert edits == []
+    with pytest.raises(UnsupportedUpdateError):
+        adapter.snapshot(doc)  # it would be stored, and make a file that can't be opened
 
 
 def test_nothing_is_told_of_a_document_inside_an_open_transaction() -> None:

@@ -101,6 +101,12 @@ def test_an_answer_survives_reload_no_network_and_the_death_of_its_writer(
     assert third.text("#answer") == ANSWER
 
 
+def require_whole(stream: str) -> None:
+    messages = httpx.get(f"{stream}?offset=-1").json()
+    assert [message["number"] for message in messages] == list(range(len(messages)))
+    assert "".join(message["token"] for message in messages) == ANSWER
+
+
 def test_no_token_is_doubled_or_lost_however_often_the_writer_is_killed(chat: Chat) -> None:
     stream = chat.url + httpx.post(f"{chat.url}/ask", content=b'{"question": "why?"}').json()["stream"]
     killed = 0
@@ -112,9 +118,7 @@ def test_no_token_is_doubled_or_lost_however_often_the_writer_is_killed(chat: Ch
         if httpx.head(stream).headers.get("stream-closed") == "true":
             break
         time.sleep(0.02)
-    messages = httpx.get(f"{stream}?offset=-1").json()
-    assert [message["number"] for message in messages] == list(range(len(messages)))
-    assert "".join(message["token"] for message in messages) == ANSWER
+    require_whole(stream)
     assert killed == 5
 
 
@@ -131,6 +135,4 @@ def test_an_answer_is_finished_although_the_application_was_killed(chat: Chat) -
         if httpx.head(stream).headers.get("stream-closed") == "true":
             break
         time.sleep(0.02)
-    messages = httpx.get(f"{stream}?offset=-1").json()
-    assert [message["number"] for message in messages] == list(range(len(messages)))
-    assert "".join(message["token"] for message in messages) == ANSWER
+    require_whole(stream)

@@ -7,7 +7,14 @@ const [baseUrl, docId, liveMode] = process.argv.slice(2)
 const doc = new Y.Doc()
 const body = doc.getText("body")
 console.error = () => {} // the official provider logs every lost connection
-const provider = new OfflineProvider({ doc, baseUrl, docId, liveMode, connect: false, checkEvery: 50, headers: { "x-asked": async () => "each time" } })
+const headers = { "x-asked": async () => "each time" }
+const sent = new Set()
+const { fetch } = globalThis
+globalThis.fetch = (url, options) => {
+  if (options?.cache === "no-store") sent.add(options.headers["x-asked"]) // the wrapper's own requests
+  return fetch(url, options)
+}
+const provider = new OfflineProvider({ doc, baseUrl, docId, liveMode, connect: false, checkEvery: 50, headers })
 const until = async (condition, seconds) => {
   for (const end = Date.now() + seconds * 1000; Date.now() < end; ) {
     if (condition()) return true
@@ -23,6 +30,7 @@ const orders = {
   remove: ({ at, count }) => body.delete(at, count),
   saved: ({ seconds = 20 }) => until(() => provider.saved, seconds),
   is_saved: () => provider.saved,
+  sent: () => [...sent],
   deleted: ({ seconds = 20 }) => until(() => provider.deleted, seconds),
   see: ({ text, seconds = 20 }) => until(() => body.toString() === text, seconds),
   text: () => body.toString(),

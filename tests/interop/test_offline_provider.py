@@ -71,6 +71,7 @@ async def test_edits_made_while_disconnected_arrive(join: Join, tmp_path: Path) 
             await one("remove", at=0, count=5)  # a deletion alone
             assert await one("saved")
             assert await two("see", text="offline ")
+            assert await two("sent") == ["each time"], "headers that are functions are asked"
             await two("destroy")
 
 
