@@ -141,7 +141,8 @@ class YjsAdapter:
     def observe(self, doc: Doc[Any], callback: Callable[[bytes], None]) -> Callable[[], None]:
         """Call `callback(update)` after each local transaction that changed something. What it raises arrives in an ExceptionGroup.
 
-        So does InvalidUpdateError, for an edit that no other document could read (values nested more than 2,000 levels deep).
+        So does InvalidUpdateError, for an edit that no other document could read (values nested more than 2,000 levels deep). The document
+        has it all the same, and others wait for it before they show what is written after it: open the document again from its file.
         The document lives until the observation is ended. Raises DocumentBusyError inside an open transaction.
         """
         _refuse_open_transaction(doc)

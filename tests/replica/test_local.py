@@ -14,6 +14,7 @@ import pytest
 from ds_sync_yjs import YjsAdapter
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pycrdt import Array
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -357,6 +358,25 @@ async def test_compaction_is_due_by_bytes_and_waits_for_an_open_transaction(tmp_
     device.receive(build_frames(Peer().write("theirs")))
     assert sorted(device.require()) == sorted("a" * 3000 + "b" + "theirs")
     assert device.local.outbox == 2
+    device.close()
+
+
+async def test_an_edit_that_nobody_can_read_is_in_no_snapshot(tmp_path: Path) -> None:
+    """It is refused where it is made, and stays in the document in memory: a snapshot of that would make a file that can't be opened."""
+    device = Device(tmp_path / "replica.db", compact_after=10)
+    write(device, "before")
+    await asyncio.sleep(0.01)
+    deep: Any = 1
+    for _ in range(3_000):
+        deep = [deep]
+    with pytest.raises(ExceptionGroup):
+        device.local.doc.get("items", type=Array).append(deep)
+    write(device, "x" * 100)
+    await asyncio.sleep(0.01)  # when it would compact
+    device.reopen()
+    assert device.content.startswith("before")
+    write(device, " after")
+    assert " after" in device.require()
     device.close()
 
 
