@@ -192,6 +192,7 @@ async def read(client: StreamClient, offset: str, as_json: bool, lines: bool, ne
 async def follow(client: StreamClient, offset: str, as_json: bool, lines: bool, next_offset: bool, live: str) -> None:
     """Write what is in a stream, and what comes, until it is closed.
 
+    By SSE, but by long-poll for text: an event stream would change its line ends.
     Lost connections are told on standard error, and made again.
     """
     await _copy(client, Offset(offset), live=cast(Live, live), as_json=as_json, lines=lines, next_offset=next_offset, progress=False)

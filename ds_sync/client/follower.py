@@ -207,7 +207,9 @@ class Follower(Views):
         if state is State.LONG_POLL:
             return await self._long_poll()
         if state is State.SSE:
-            return await self._read_sse()
+            # An event stream knows lines, not line ends: text with "\r\n" in it would arrive changed.
+            is_text = self._tail.mode is Mode.AUTO and h.media_type(self._content_type).startswith("text/")
+            return Event.REFUSED if is_text else await self._read_sse()
         await self._environment.sleep(self._delay)
         return Event.ELAPSED
 

@@ -215,7 +215,8 @@ class StreamClient:
 
         It survives everything but refusals, and ends with the stream; without `live`, at the tail. Reading begins with plain reads,
         which caches may answer, until the tail is reached; without `catch_up` it begins live, which saves a request near the tail
-        (on a JSON stream, name the client's `content_type` then).
+        (name the client's `content_type` then). `auto` is SSE, but long-poll for text: an event stream changes its line ends
+        ("\\r\\n" and "\\r" become "\\n"; section 5.7), so `sse` is for text in which they don't matter.
         """
         return Follower(
             self._exchange,

@@ -5,8 +5,9 @@ The rules:
 - Reading begins with catch-up: plain pages, cacheable by anybody between us and the server, until one is up to date. Somebody who
   knows to be near the tail may leave that out.
 - Then it goes live, by SSE if it may. `auto` tries SSE first. A server that REFUSED it for this stream makes us use long-poll for
-  good. So does a proxy that BUFFERED it, but only when long-poll has brought an answer: a network that has silently gone away looks
-  the same as such a proxy, so until then the mode is `suspect`, and a CUT takes the suspicion back.
+  good; so does text, whose line ends an event stream changes. So does a proxy that BUFFERED it, but only when long-poll has brought
+  an answer: a network that has silently gone away looks the same as such a proxy, so until then the mode is `suspect`, and a CUT
+  takes the suspicion back.
 - A lost connection (CUT) waits, and catches up again. A live request that ended too soon with nothing to show (HASTY) rests, and goes
   live again; one that ran its time (END) is renewed at once.
 - REFRESH asks for proof of being caught up, and catches up again, from any state that is not final.

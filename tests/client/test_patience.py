@@ -30,7 +30,7 @@ pytestmark = pytest.mark.anyio
 
 FACTOR = 0.02
 RETRY = RetryPolicy(max_attempts=3, first_delay=0.5 * FACTOR, max_delay=30 * FACTOR)
-PAGE = Response(200, {"stream-next-offset": "1", "stream-up-to-date": "true", "content-type": "text/plain"})
+PAGE = Response(200, {"stream-next-offset": "1", "stream-up-to-date": "true", "content-type": "application/octet-stream"})
 SSE = {"content-type": "text/event-stream"}
 CONTROL = b'event: control\ndata:{"streamNextOffset":"1","upToDate":true}\n\n'
 

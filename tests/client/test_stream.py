@@ -22,6 +22,23 @@ def server() -> Iterator[ServerProcess]:
         yield process
 
 
+@pytest.mark.parametrize("content_type", ["text/plain", "text/markdown; charset=utf-8", "application/octet-stream"])
+@pytest.mark.parametrize("known", [False, True])
+async def test_what_is_followed_is_what_was_appended_to_the_byte(server: ServerProcess, content_type: str, known: bool) -> None:
+    written = [b"first\r\n", b"\r", b"\n\n", b" data: x\r\n\r\n", b"\xff\x00 is no text\r"]
+    url = f"{server.url}/v1/stream/bytes/{content_type[:6]}-{len(content_type)}-{known}"
+    async with StreamClient(url, content_type=content_type if known else None) as stream, asyncio.timeout(10):
+        await stream.create(content_type=content_type, body=written[0])
+        read = b""
+        async with stream.follow(catch_up=not known) as follower:
+            for piece in written[1:]:
+                read += (await anext(follower)).data
+                await stream.append(piece, content_type=content_type)
+            await stream.close()
+            read += b"".join([chunk async for chunk in follower.chunks()])
+    assert read == b"".join(written)
+
+
 async def test_create_append_read_head_delete(server: ServerProcess) -> None:
     async with StreamClient(f"{server.url}/v1/stream/client/plain") as client:
         assert (await client.create(content_type="a/b")).created
