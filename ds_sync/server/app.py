@@ -216,6 +216,7 @@ class Application:
             took = monotonic() - began
             if (wire := find_wire(scope)) is not None:
                 sent += wire.pushed
+                status = wire.refused or status
             self.metrics.note(scope["method"], status, sent, took, live=b"live=" in scope["query_string"])
             if access.isEnabledFor(logging.INFO):
                 log_request(scope, status, sent, took)

@@ -11,7 +11,8 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from ds_sync.server.gateway import Doorway, Gateway, OpenGateway
-from ds_sync.server.responses import Receive, Scope, Send
+from ds_sync.server.operation.logs import access, log_request
+from ds_sync.server.responses import Message, Receive, Scope, Send
 from ds_sync.server.streams import raw_path
 from ds_sync.server.traffic import Traffic
 
@@ -63,6 +64,23 @@ class Gateways:
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection; one that no gateway wants is refused."""
+        if not access.isEnabledFor(logging.INFO):
+            await self._serve(scope, receive, send)
+            return
+        began, status = self._doorway.environment.monotonic(), 0
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if not status:
+                status = 101 if message["type"] == "websocket.accept" else 403
+            await send(message)
+
+        try:
+            await self._serve(scope, receive, watched)
+        finally:
+            log_request({**scope, "method": "GET"}, status, 0, self._doorway.environment.monotonic() - began)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         version, _, rest = raw_path(scope).removeprefix(b"/").partition(b"/")
         name = rest.partition(b"/")[0].decode("latin-1")
         if self._opening is None:

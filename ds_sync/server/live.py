@@ -18,6 +18,8 @@ class Wire(Protocol):
 
     pushed: int
     """Bytes that went out by `push`."""
+    refused: int
+    """The status that the HTTP server answered with before the application could, because the request did not come; 0 if it did not."""
 
     def on_hangup(self, call: Callable[[], None]) -> None:
         """Have `call` called when the client is gone; at once if it is."""

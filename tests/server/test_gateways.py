@@ -1,6 +1,7 @@
 """Which gateway a connection is handed to, and what becomes of one that fails."""
 
 import asyncio
+import logging
 from importlib.metadata import EntryPoint, EntryPoints
 from typing import Any
 
@@ -64,6 +65,21 @@ async def test_the_segment_after_the_version_says_which_gateway() -> None:
     assert await connect(app, "/v1/parrot/a") == refused
     await app.aclose()
     assert built[0].closed
+    await engine.aclose()
+
+
+async def test_each_connection_is_a_line_in_the_log_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "ds_sync.access")
+    engine = MemoryEngine()
+    app = create_app(engine, gateways={"parrot": Parrot})
+    await connect(app, "/v1/parrot/a/b")
+    await connect(app, "/v1/nobody/a")
+    logged = [vars(record)["fields"] for record in caplog.records if record.name == "ds_sync.access"]
+    assert [(line["method"], line["path"], line["status"]) for line in logged] == [
+        ("GET", "/v1/parrot/a/b", 101),
+        ("GET", "/v1/nobody/a", 403),
+    ]
+    await app.aclose()
     await engine.aclose()
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
@@ -21,6 +22,17 @@ pytestmark = pytest.mark.anyio
 
 TEXT = {"content-type": "text/plain"}
 MEGABYTE = 1024 * 1024
+
+
+Log = Callable[[], list[tuple[str, str, int]]]
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> Log:
+    """What the access log says: method, path and status of each line."""
+    caplog.set_level(logging.INFO, "ds_sync.access")
+    fields = ("method", "path", "status")
+    return lambda: [tuple(vars(record)["fields"][name] for name in fields) for record in caplog.records if record.name == "ds_sync.access"]
 
 
 @asynccontextmanager
@@ -78,12 +90,13 @@ def require_refusal(answer: tuple[int, dict[str, str], bytes], status: int, code
     assert headers["connection"] == "close"
 
 
-async def test_a_url_and_headers_too_long() -> None:
+async def test_a_url_and_headers_too_long(logged: Log) -> None:
     async with serving(max_target=300, max_head=2000) as (server, port, _):
         require_refusal(await ask(port, b"GET /" + b"a" * 300 + b" HTTP/1.1\r\nhost: h\r\n\r\n"), 414, "URL_TOO_LONG")
         require_refusal(await ask(port, b"GET / HTTP/1.1\r\nhost: h\r\nx: " + b"a" * 2000), 431, "HEADERS_TOO_LARGE")
         assert (await ask(port, b"GET /health HTTP/1.1\r\nhost: h\r\nconnection: close\r\nx: " + b"a" * 1900 + b"\r\n\r\n"))[0] == 200
         assert server.refused == {414: 1, 431: 1}
+        assert logged()[-3:] == [("-", "-", 414), ("-", "-", 431), ("GET", "/health", 200)]
 
 
 @pytest.mark.parametrize("begun", [b"GET", b"GET /health HTTP/1.1\r\nhost: h\r\n"])
@@ -111,10 +124,12 @@ async def test_a_connection_that_was_quiet_has_all_its_time_for_the_next_request
         writer.close()
 
 
-async def test_a_body_that_drips_is_not_appended() -> None:
+async def test_a_body_that_drips_is_not_appended(logged: Log) -> None:
     async with serving(patience=0.2) as (_, port, engine):
         require_refusal(await ask(port, post(1000), *([b"x"] * 30), pause=0.02), 408, "REQUEST_TIMEOUT")
         assert (await engine.read("a", None, 0)).end.position == 1
+        assert logged()[-1] == ("POST", "/v1/stream/a", 408)
+        assert len(logged()) == 3  # one for each request
 
 
 async def test_a_body_that_keeps_up_may_take_its_time() -> None:
@@ -154,7 +169,7 @@ async def test_an_answer_that_is_its_connections_last_does_not_wait_for_its_read
             await until(lambda: not server.connections)
 
 
-async def test_connections_above_the_limit_are_told_to_come_again() -> None:
+async def test_connections_above_the_limit_are_told_to_come_again(logged: Log) -> None:
     async with serving(max_connections=2) as (server, port, _):
         await until(lambda: not server.connections)
         held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
@@ -162,6 +177,7 @@ async def test_connections_above_the_limit_are_told_to_come_again() -> None:
         answer = await ask(port, b"GET /health HTTP/1.1\r\nhost: h\r\n\r\n")
         require_refusal(answer, 429, "TOO_MANY_CONNECTIONS")
         assert answer[1]["retry-after"] == "5"
+        assert logged()[-1] == ("-", "-", 429)
         held[0][1].write(b"GET /health HTTP/1.1\r\nhost: h\r\n\r\n")
         assert await held[0][0].readline() == b"HTTP/1.1 200 OK\r\n"
         held[1][1].close()

@@ -47,6 +47,7 @@ class Exchange:
         "complete",
         "last",
         "pushed",
+        "refused",
         "started",
     )
 
@@ -67,7 +68,7 @@ class Exchange:
         """The client closed its sending side."""
         self._wants_continue = head.expects_continue
         self._on_hangup: Callable[[], None] | None = None
-        self.pushed = 0
+        self.pushed = self.refused = 0
         self.complete = False
         """The whole body is here."""
         self.started = False

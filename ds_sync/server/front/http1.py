@@ -18,6 +18,7 @@ from ds_sync.server.front.exchange import PENDING_BYTES, Exchange, Express, Plai
 from ds_sync.server.front.head import CHUNKED, HTTP2_PREFACE, MAX_HEAD, MAX_TARGET, BadRequestError, ChunkedBody, Head, parse_head
 from ds_sync.server.front.tunnel import Tunnel
 from ds_sync.server.front.websocket import WebSocket
+from ds_sync.server.operation.logs import access, log_refusal
 from ds_sync.server.responses import COMMON_TEXT, LINES, Receive, Scope, Send
 
 log = logging.getLogger(__name__)
@@ -350,6 +351,8 @@ class Connection(asyncio.Protocol):
     def _count_refusal(self, status: int) -> None:
         refused = self.server.refused
         refused[status] = refused.get(status, 0) + 1
+        if self._exchange is None and access.isEnabledFor(logging.INFO):  # of a request the application says how it ended
+            log_refusal(self.client[0] if self.client else "-", status)
 
     def _advance(self) -> None:
         self._advancing = True
@@ -443,6 +446,8 @@ class Connection(asyncio.Protocol):
         self._count_refusal(error.status)
         exchange = self._exchange
         if exchange is None or not exchange.started:
+            if isinstance(exchange, Exchange):
+                exchange.refused = error.status
             body = json.dumps({"error": {"code": error.code, "message": str(error)}}).encode()
             fields = _REFUSAL_HEADERS + (b"retry-after: 5\r\n" if error.status == 429 else b"")
             head = LINES[error.status] + fields + self.server.date + b"content-length: %d\r\n\r\n" % len(body)

@@ -120,5 +120,11 @@ def log_request(scope: Scope, status: int, sent: int, seconds: float) -> None:
     access.info("", extra={"fields": fields})
 
 
+def log_refusal(client: str, status: int) -> None:
+    """Log a connection that was ended with `status` before there was a request; 0: without a word."""
+    fields = {"client": client, "method": "-", "path": "-", "status": status, "bytes": 0, "seconds": 0}
+    access.info("", extra={"fields": fields})
+
+
 def _printable(text: str) -> str:
     return "".join(c if c.isprintable() and c != " " else "?" for c in text[:2048])
