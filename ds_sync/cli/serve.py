@@ -160,6 +160,7 @@ def serve(
         inspect=inspect,
         demo=demo,
         max_streams=limits.max_streams,
+        cache_bytes=limits.cache_bytes,
         request_timeout=limits.request_timeout,
     )
     try:

@@ -12,6 +12,7 @@ import click
 
 from ds_sync.server.front.head import MAX_HEAD, MAX_TARGET
 from ds_sync.server.front.http1 import MAX_CONNECTIONS, MIN_RATE
+from ds_sync.server.settled import CACHE_BYTES
 
 OWN_FILES: Final = 200
 """What the server itself may have open, beside its clients' connections."""
@@ -25,6 +26,7 @@ class ServeLimits:
     max_url: int
     max_connections: int
     max_streams: int
+    cache_bytes: int
     request_timeout: float
     idle_timeout: float
     min_rate: float
@@ -37,6 +39,7 @@ def limit_options(command: Callable[..., None]) -> Callable[..., None]:
         _size("--max-url", MAX_TARGET, 256, "Bytes a request's URL may have; 414 above."),
         _size("--max-connections", MAX_CONNECTIONS, 1, "Connections at a time; whoever comes then gets 429."),
         _size("--max-streams", 1_000_000, 1, "Living streams; who makes another gets 507."),
+        _size("--cache-bytes", CACHE_BYTES, 0, "Bytes of pages read from the file that are kept in memory."),
         _time("--request-timeout", 60.0, "Seconds a request may fall behind --min-rate (408), and who reads an answer (cut off)."),
         _time("--idle-timeout", 75.0, "Seconds a connection may stay open with nothing asked."),
         _time("--min-rate", MIN_RATE, "Bytes a second."),

@@ -32,6 +32,7 @@ from ds_sync.server.pages.pages import ServePage
 from ds_sync.server.pages.survey import Survey
 from ds_sync.server.requests import RESERVED, STREAM_MOUNT, ClientGoneError, parse_stream_path
 from ds_sync.server.responses import METHODS, PREFLIGHT_HEADERS, Message, Receive, Scope, Send, answer, build_failure, build_refusal
+from ds_sync.server.settled import CACHE_BYTES
 from ds_sync.server.streams import Limits, Streams, raw_path
 from ds_sync.server.subscriptions.operations import Subscriptions
 from ds_sync.server.subscriptions.routes import SubscriptionRoutes
@@ -248,6 +249,7 @@ def create_app(
     page_bytes: int = 1024 * 1024,
     retain_bytes: int | None = None,
     max_streams: int | None = None,
+    cache_bytes: int = CACHE_BYTES,
     request_timeout: float | None = 60.0,
     webhook_targets: TargetPolicy | None = None,
     public_url: str | None = None,
@@ -267,7 +269,8 @@ def create_app(
     log has grown by this much gets a snapshot (None: never), from `open_worker`; by default, from a process of its own. `keep_updates`:
     how much of its updates is kept although a snapshot has them; None keeps everything. `retain_bytes`:
     how much of a stream is kept at least, its oldest records going first; None keeps everything. `max_streams`: how many living streams
-    clients may make; None: any number. `request_timeout`: how long a body in HTTP/2 may fall behind; in HTTP/1.1 the server sees to it.
+    clients may make; None: any number. `cache_bytes`: of pages read from the file, how many are kept in memory. `request_timeout`: how long
+    a body in HTTP/2 may fall behind; in HTTP/1.1 the server sees to it.
     `gateways`: other protocols on WebSockets, by the segment after `/v1/` they are served at; by default, those that are installed.
     `max_frame`: bytes that one message of a WebSocket client may have. `admit`: asked for each WebSocket connection whether it may write or
     read in the room it wants, by its headers, query and cookies (`ds_sync.server.admission`); what is asked for over HTTP is for the
@@ -275,7 +278,15 @@ def create_app(
     `demo`: whether the editor page is served at `/demo`.
     """
     limits = Limits(
-        max_body, page_bytes, long_poll_timeout, sse_seconds, retain_bytes, max_streams, request_timeout, keep_updates=keep_updates
+        max_body,
+        page_bytes,
+        long_poll_timeout,
+        sse_seconds,
+        retain_bytes,
+        max_streams,
+        request_timeout,
+        cache_bytes=cache_bytes,
+        keep_updates=keep_updates,
     )
     return Application(
         engine,

@@ -14,6 +14,7 @@ from ds_sync.protocol.decisions import AppendOutcome, AppendRequest, decide_appe
 from ds_sync.protocol.state import FRAMED_SUFFIX, Decision, StreamState, StreamView, require_stream
 from ds_sync.server.answers import build_appended, build_page, build_tail
 from ds_sync.server.documents.routes import PRESENCE_MARK
+from ds_sync.server.engines.base import Run
 from ds_sync.server.front.exchange import PlainRequest, PromptExchange
 from ds_sync.server.front.head import CHUNKED, Head
 from ds_sync.server.lane import Lane
@@ -29,7 +30,8 @@ from ds_sync.server.requests import (
     parse_read,
     parse_stream_path,
 )
-from ds_sync.server.responses import Answer, build_failure, encode_head
+from ds_sync.server.responses import build_failure, encode_head
+from ds_sync.server.settled import Found, PageKey, Prepared, key_of
 
 
 class ExpressLane:
@@ -81,35 +83,70 @@ class PlainRead:
         self._key = path, head.query, if_none_match
 
     def serve(self, body: bytes, exchange: PromptExchange) -> bool:
-        """Answer what memory holds."""
+        """Answer what memory holds; have it read from the file, where it is settled."""
         lane = self._lane
         began = lane.environment.monotonic()
+        state = lane.engine.state_of(self._path)
         held = lane.held.get(self._key)
-        if held is not None and held[0] is lane.engine.state_of(self._path):
-            _, status, head, page = held
-        else:
-            try:
-                found = self._read()
-            except Exception:
-                return False  # a refusal, or a fault: the ordinary way meets it again, and answers
-            if found is None:
-                return False
-            state, (status, fields, page) = found
-            head = encode_head(status, fields, page)
-            lane.hold(self._key, state, status, head, page)
-        exchange.reply(head, page)
-        lane.note(self._head, exchange, status, len(page), began)
+        if held is not None and held[0] is state:
+            self._reply(exchange, held[1:], began)
+            return True
+        key = key_of(state, self._head.query, self._if_none_match)
+        page = None if key is None else lane.settled.find(key)
+        if page is not None:
+            self._reply(exchange, page, began)
+            return True
+        try:
+            run = lane.engine.read_now(self._path, self._asked.after, lane.limits.page_bytes)
+            if run is None:
+                return key is not None and not self._head.length and self._fetch(key, exchange, began)
+            found = self._build(run)
+        except Exception:
+            return False  # a refusal, or a fault: the ordinary way meets it again, and answers
+        if found is None:
+            return False
+        lane.hold(self._key, *found)
+        self._reply(exchange, found[1:], began)
         return True
 
-    def _read(self) -> tuple[StreamState, Answer] | None:
-        lane, asked = self._lane, self._asked
-        run = lane.engine.read_now(self._path, asked.after, lane.limits.page_bytes)
-        if run is None or run.state is None or run.state.deadline is not None:
-            return None  # in a file, or renewed by being read
+    def _build(self, run: Run) -> tuple[StreamState, int, bytes, bytes] | None:
+        if run.state is None or run.state.deadline is not None:
+            return None  # renewed by being read
         state = require_stream(run.state, 0.0)
-        if asked.after is None:
-            return state, build_tail(state)
-        return state, build_page(run, asked.offset, None, self._if_none_match, lane.pages, 0.0)
+        if self._asked.after is None:
+            status, fields, page = build_tail(state)
+        else:
+            status, fields, page = build_page(run, self._asked.offset, None, self._if_none_match, self._lane.pages, 0.0)
+        return state, status, encode_head(status, fields, page), page
+
+    def _fetch(self, key: PageKey, exchange: PromptExchange, began: float) -> bool:
+        """Answer when the file has been read; if it can't be, the application says why."""
+        lane = self._lane
+
+        async def read() -> Found:
+            run = await lane.engine.read(self._path, self._asked.after, lane.limits.page_bytes)
+            built = self._build(run)
+            if built is None or key_of(run.state, self._head.query, self._if_none_match) != key:
+                raise LookupError(self._path)  # made anew, trimmed, or given a time to live
+            if run.up_to_date:
+                lane.hold(self._key, *built)
+            return Found(built[1:], settled=not run.up_to_date)
+
+        def done(page: Prepared | None) -> None:
+            lane.under_way.leave()
+            if page is None:
+                exchange.pass_on()
+            else:
+                self._reply(exchange, page, began)
+
+        lane.under_way.enter()
+        lane.settled.fetch(key, read, done)
+        return True
+
+    def _reply(self, exchange: PromptExchange, answer: Prepared, began: float) -> None:
+        status, head, page = answer
+        exchange.reply(head, page)
+        self._lane.note(self._head, exchange, status, len(page), began)
 
 
 class PlainAppend:

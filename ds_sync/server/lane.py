@@ -14,6 +14,7 @@ from ds_sync.server.live import SharedPages, Waiters
 from ds_sync.server.operation.logs import access, log_request
 from ds_sync.server.operation.metrics import Metrics
 from ds_sync.server.operation.under_way import UnderWay
+from ds_sync.server.settled import SettledPages
 from ds_sync.server.streams import Limits
 
 HELD_BYTES: Final = 8 * 1024 * 1024
@@ -46,6 +47,7 @@ class Lane:
     ) -> None:
         self.engine = engine
         self.environment = environment
+        self.settled = SettledPages(limits.cache_bytes)
         self.limits = limits
         self.pages = pages
         self.waiters = waiters

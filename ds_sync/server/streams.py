@@ -46,6 +46,7 @@ from ds_sync.server.requests import (
 )
 from ds_sync.server.responses import COMMON_HEADERS, HeaderList, Receive, Scope, Send, answer
 from ds_sync.server.retention import Retention
+from ds_sync.server.settled import CACHE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,8 @@ class Limits:
     """Seconds that a body in HTTP/2 may fall behind; None: any number."""
     sse_heartbeat: float = 15.0
     """Seconds of silence after which an SSE answer repeats its control event."""
+    cache_bytes: int = CACHE_BYTES
+    """Of pages read from the file, how many are kept in memory."""
     keep_updates: KeepUpdates | None = None
     """How much of a document's updates is kept although a snapshot has them; None keeps everything."""
 

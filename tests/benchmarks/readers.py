@@ -16,6 +16,10 @@ def build_message(number: int) -> bytes:
     return (b"%08d%020d" % (number, time.perf_counter_ns())).ljust(MESSAGE, b"x")
 
 
+BUFFER = bytearray(128 * 1024)
+"""What `CatchUpReader` receives into: a body is counted and forgotten. Making bytes of all that came would cost more than receiving it."""
+
+
 class CatchUpReader(Connection):
     """Reads `path` from its beginning to its tail, and again, until `stop`."""
 
@@ -35,6 +39,17 @@ class CatchUpReader(Connection):
     def receive_head(self, status: int, head: bytes) -> None:
         if status != 200:
             raise BrokenAnswerError(f"a read was answered {head!r}")
+
+    def get_buffer(self, hint: int) -> bytearray:
+        """As asyncio.BufferedProtocol has it."""
+        return BUFFER
+
+    def buffer_updated(self, size: int) -> None:
+        """As asyncio.BufferedProtocol has it."""
+        if self._count_part(size):
+            self._received += size
+        else:
+            self.data_received(bytes(memoryview(BUFFER)[:size]))
 
     def receive_part(self, data: bytes) -> None:
         self._received += len(data)

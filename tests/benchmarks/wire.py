@@ -47,7 +47,7 @@ def is_up_to_date(head: bytes) -> bool:
     return _UP_TO_DATE.search(head) is not None
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BaseProtocol):
     """One connection with one request at a time. Subclasses say what is sent, and what becomes of the answers."""
 
     def __init__(self, done: asyncio.Future[None]) -> None:
@@ -97,6 +97,9 @@ class Connection(asyncio.Protocol):
         if not self.done.done():
             self.done.set_exception(exc or BrokenAnswerError("the server hung up"))
 
+    def eof_received(self) -> None:
+        """The server sends nothing more: `connection_lost` follows."""
+
     def data_received(self, data: bytes) -> None:
         try:
             if self._state == _HEAD and not self._rest and data.startswith(b"HTTP/1.1 204") and data.find(b"\r\n\r\n") == len(data) - 4:
@@ -106,6 +109,13 @@ class Connection(asyncio.Protocol):
                 self._parse(data)
         except BrokenAnswerError as error:
             self.fail(error)
+
+    def _count_part(self, size: int) -> bool:
+        """Take `size` bytes of a body that goes on after them; False if it does not."""
+        if self._state not in (_LENGTH_BODY, _CHUNK_DATA) or size >= self._left:
+            return False
+        self._left -= size
+        return True
 
     def _parse(self, data: bytes) -> None:
         if self._rest:
