@@ -32,10 +32,35 @@ const orders = {
     return provider.connected
   },
   remove: ({ at, count }) => body.delete(at, count),
+  // A batch of many edits: they leave together.
+  types: ({ texts }) => {
+    for (const text of texts) body.insert(body.length, text)
+    return provider.connected
+  },
+  put: ({ key, value }) => {
+    doc.getMap("fields").set(key, value)
+    return provider.connected
+  },
   synced: ({ seconds = 20 }) => until(() => provider.connected && provider.synced, seconds),
   flush: () => provider.flush().then(() => true),
   see: ({ text, seconds = 20 }) => until(() => body.toString() === text, seconds),
   text: () => body.toString(),
+  // All that peers can differ in; `waits`: something that it was told depends on what it was not told.
+  look: () => ({
+    body: body.toString(),
+    fields: doc.getMap("fields").toJSON(),
+    vector: Object.fromEntries(Y.decodeStateVector(Y.encodeStateVector(doc))),
+    waits: doc.store.pendingStructs !== null || doc.store.pendingDs !== null,
+  }),
+  // What docs/how-to/use-the-official-provider.md says about what the provider drops: this document goes on in the wrapper.
+  mend: async ({ module, seconds = 40 }) => {
+    await provider.disconnect()
+    const { OfflineProvider } = await import(module)
+    const mending = new OfflineProvider({ doc, baseUrl, docId, liveMode, checkEvery: 50 })
+    const saved = await until(() => mending.saved, seconds)
+    await mending.destroy()
+    return saved
+  },
   say: ({ state }) => awareness.setLocalState(state),
   others: () => [...awareness.getStates()].filter(([id]) => id !== doc.clientID).map(([, state]) => state),
   hear: ({ state, seconds = 20 }) =>
