@@ -5,10 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from ds_sync.testing.simulator import draw_backups, draw_power_cuts, run_seed
+from ds_sync.testing.simulator.__main__ import main
 from ds_sync.testing.simulator.kept import Kept, reduce
 from ds_sync.testing.simulator.runs import run_seeds
+from ds_sync.testing.simulator.scenario import KINDS
 from ds_sync.testing.simulator.subjects import YjsSubject
 
 KEPT = sorted(Path(__file__).with_name("kept").glob("*.json"))
@@ -39,6 +42,21 @@ def test_seeds_with_power_cuts() -> None:
     outcomes = [run_seed(seed, scenario=draw_power_cuts(random.Random(seed))) for seed in range(60)]
     assert [outcome.violations[0] for outcome in outcomes if outcome.violations] == []
     assert sum(outcome.counts["power cut, commits lost"] for outcome in outcomes) > 60
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_seeds_of_one_kind_can_be_asked_for(kind: str) -> None:
+    arguments = ["--seeds", "3:5", "--draw", kind, "--crdt", "yjs"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert f"2 seeds (yjs, {kind}), 0 failed" in result.output
+    trace = CliRunner().invoke(main, ["--seed", "3", *arguments[2:]]).output
+    assert trace == Kept.of_seed(3, "yjs", kind).run().trace + "\n"
+
+
+def test_snapshots_need_documents_that_the_server_can_read() -> None:
+    result = CliRunner().invoke(main, ["--draw", "snapshots"])
+    assert (result.exit_code, "--crdt yjs" in result.output) == (2, True)
 
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)

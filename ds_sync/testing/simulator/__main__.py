@@ -10,6 +10,7 @@ import click
 
 from ds_sync.testing.simulator.kept import Kept, reduce
 from ds_sync.testing.simulator.runs import Summary, run_seeds
+from ds_sync.testing.simulator.scenario import KINDS
 from ds_sync.testing.simulator.subjects import SUBJECTS
 from ds_sync.testing.simulator.world import Outcome
 
@@ -43,14 +44,17 @@ class _Range(click.ParamType[range]):
 @click.option("--seeds", type=_Range(), default="0:200", show_default=True, help="Run these seeds; say how to rerun those that fail.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @click.option("--crdt", type=click.Choice(sorted(SUBJECTS)), default="text", show_default=True, help="What is edited.")
-def main(seed: int | None, replay: Path | None, reducing: bool, keep: Path | None, seeds: range, jobs: int, crdt: str) -> None:
+@click.option("--draw", type=click.Choice(sorted(KINDS)), default="any", show_default=True, help="What the seeds are to be about.")
+def main(seed: int | None, replay: Path | None, reducing: bool, keep: Path | None, seeds: range, jobs: int, crdt: str, draw: str) -> None:
     """Simulate replicas and a server under seeds. Exit code 1 if a law was broken."""
+    if draw == "snapshots" and crdt != "yjs":
+        raise click.UsageError("snapshots are of documents that the server can read: --crdt yjs")
     if seed is not None or replay is not None:
-        kept = Kept.load(replay) if replay is not None else Kept.of_seed(seed or 0, crdt)
+        kept = Kept.load(replay) if replay is not None else Kept.of_seed(seed or 0, crdt, draw)
         sys.exit(_run_one(kept, reducing=reducing, keep=keep))
     began = time.monotonic()
-    summary = run_seeds(seeds, crdt=crdt, jobs=jobs)
-    _report(summary, len(seeds), crdt, time.monotonic() - began)
+    summary = run_seeds(seeds, crdt=crdt, kind=draw, jobs=jobs)
+    _report(summary, len(seeds), crdt, draw, time.monotonic() - began)
     sys.exit(1 if summary.failed else 0)
 
 
@@ -68,19 +72,20 @@ def _run_one(kept: Kept, *, reducing: bool, keep: Path | None) -> int:
     return 1 if outcome.violations else 0
 
 
-def _report(summary: Summary, count: int, crdt: str, seconds: float) -> None:
+def _report(summary: Summary, count: int, crdt: str, draw: str, seconds: float) -> None:
     click.echo("How often what happened:")
     width = max(map(len, summary.counts))
     for what, times in sorted(summary.counts.items()):
         click.echo(f"  {what:<{width}} {times:>9,}{'' if times else '  never: nothing was tested here'}")
     took = f"{summary.simulated / 3600:.1f} simulated hours in {seconds:.0f} s, {count / seconds:.0f} seeds/s"
-    click.echo(f"{count} seeds ({crdt}), {len(summary.failed)} failed; {took}")
+    click.echo(f"{count} seeds ({crdt}, {draw}), {len(summary.failed)} failed; {took}")
     for outcome in summary.failed[:KEPT]:
-        click.echo(f"{_rerun(outcome, crdt)}   # {outcome.violations[0]}", err=True)
+        click.echo(f"{_rerun(outcome, crdt, draw)}   # {outcome.violations[0]}", err=True)
 
 
-def _rerun(outcome: Outcome, crdt: str) -> str:
-    return f"{COMMAND} --seed {outcome.seed}" + ("" if crdt == "text" else f" --crdt {crdt}")
+def _rerun(outcome: Outcome, crdt: str, draw: str) -> str:
+    options = ("" if crdt == "text" else f" --crdt {crdt}") + ("" if draw == "any" else f" --draw {draw}")
+    return f"{COMMAND} --seed {outcome.seed}{options}"
 
 
 if __name__ == "__main__":

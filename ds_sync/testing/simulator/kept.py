@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ds_sync.testing.simulator.scenario import Scenario, draw_scenario
+from ds_sync.testing.simulator.scenario import KINDS, Scenario
 from ds_sync.testing.simulator.subjects import SUBJECTS
 from ds_sync.testing.simulator.world import Outcome, run_seed
 
@@ -23,9 +23,9 @@ class Kept:
     scenario: Scenario
 
     @classmethod
-    def of_seed(cls, seed: int, crdt: str) -> Kept:
-        """Return what the seed draws today."""
-        return cls(seed, crdt, draw_scenario(random.Random(f"{seed} scenario")))
+    def of_seed(cls, seed: int, crdt: str, kind: str = "any") -> Kept:
+        """Return what the seed draws today, of the KINDS."""
+        return cls(seed, crdt, KINDS[kind](random.Random(f"{seed} scenario")))
 
     @classmethod
     def load(cls, path: Path) -> Kept:

@@ -13,10 +13,10 @@ from functools import partial
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ds_sync.testing.simulator.kept import Kept
 from ds_sync.testing.simulator.network import FAULTS
 from ds_sync.testing.simulator.scenario import EVENTS
-from ds_sync.testing.simulator.subjects import SUBJECTS
-from ds_sync.testing.simulator.world import Outcome, run_seed
+from ds_sync.testing.simulator.world import Outcome
 
 
 @dataclass(slots=True)
@@ -37,17 +37,12 @@ class Summary:
             self.failed.append(outcome)
 
 
-def run_named(seed: int, *, crdt: str) -> Outcome:
-    """Run one seed on the subject called `crdt`."""
-    return run_seed(seed, subject=SUBJECTS[crdt]())
-
-
-def _run_briefly(seed: int, *, crdt: str) -> Outcome:
-    outcome = run_named(seed, crdt=crdt)
+def _run_briefly(seed: int, *, crdt: str, kind: str) -> Outcome:
+    outcome = Kept.of_seed(seed, crdt, kind).run()
     return outcome if outcome.violations else replace(outcome, trace="")  # most of the time would go into handing traces over
 
 
-def run_seeds(seeds: Sequence[int], *, crdt: str = "text", jobs: int = 1) -> Summary:
+def run_seeds(seeds: Sequence[int], *, crdt: str = "text", kind: str = "any", jobs: int = 1) -> Summary:
     """Run `seeds` on `jobs` processes. Failures are told as they come, on a terminal with a progress line below them (stderr)."""
     summary, began = Summary(), time.monotonic()
     columns = (
@@ -59,7 +54,7 @@ def run_seeds(seeds: Sequence[int], *, crdt: str = "text", jobs: int = 1) -> Sum
         Progress(*columns, disable=not sys.stderr.isatty(), transient=True) as progress,
     ):
         bar = progress.add_task("seeds", total=len(seeds), failed=0, rate=0.0)
-        for outcome in pool.map(partial(_run_briefly, crdt=crdt), seeds, chunksize=max(1, min(16, len(seeds) // jobs))):
+        for outcome in pool.map(partial(_run_briefly, crdt=crdt, kind=kind), seeds, chunksize=max(1, min(16, len(seeds) // jobs))):
             summary.add(outcome)
             if outcome.violations:
                 print(f"seed {outcome.seed} failed: {outcome.violations[0]}", file=sys.stderr, flush=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, is_dataclass, replace
-from typing import Any, get_args, get_type_hints
+from typing import Any, Final, get_args, get_type_hints
 
 from ds_sync.replica.local import Tuning
 from ds_sync.testing.simulator.foreign import draw_habits
@@ -201,3 +202,16 @@ def draw_power_cuts(random: random.Random) -> Scenario:
     """Return a scenario in which little happens but that somebody's power is cut, again and again."""
     events = ("edit", "burst", "rest", "network", *["power cut"] * 4, *["power cut of the server"] * 3)
     return replace(draw_scenario(random), devices=2, documents=1, steps=draw_steps(random, 40, events), weather=Weather())
+
+
+KINDS: Final[dict[str, Callable[[random.Random], Scenario]]] = {
+    "any": draw_scenario,
+    "backups": draw_backups,
+    "divergences": draw_divergences,
+    "endings": draw_endings,
+    "foreign": draw_foreign,
+    "interruptions": draw_interruptions,
+    "power-cuts": draw_power_cuts,
+    "snapshots": draw_snapshots,
+}
+"""What a seed can be asked to draw, by name."""
