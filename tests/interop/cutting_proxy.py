@@ -7,7 +7,7 @@ from asyncio import StreamReader, StreamWriter
 from types import TracebackType
 from typing import Literal
 
-Place = Literal["request", "body", "sent", "answer", "reading"]
+Place = Literal["request", "body", "sent", "answer", "twice", "reading"]
 
 
 class Stop:
@@ -52,7 +52,8 @@ class CuttingProxy:
         """Stop the next append to a document, or the next answer to a live read of one.
 
         "request": it has come whole, and nothing was passed on. "body": half of its body was passed on. "sent": all was. "answer": the
-        server has answered, and nothing of that was passed on. "reading": half of what a live read is told was passed on.
+        server has answered, and nothing of that was passed on. "twice": the same, and then the answer is forgotten, and the request
+        sent again. "reading": half of what a live read is told was passed on.
         """
         self.stop = Stop(place)
         return self.stop
@@ -113,15 +114,18 @@ class _Connection:
         if self._stop and place == "request":
             await self._stop.stand()
             self._stop = None
-        if self._server is None or self._answers is None or self._answers.done():
-            if self._server is not None:
-                _reset(self._server)
-            answers, self._server = await asyncio.open_connection("127.0.0.1", self._proxy.port)
-            self._answers = asyncio.create_task(self._pass_answers(answers, asyncio.current_task()))
+        await self._connect()
+        assert self._server is not None
         half = len(body) // 2 if place == "body" else len(body)
         self._server.write(head + body[:half])
         await self._server.drain()
-        if self._stop and place in ("body", "sent"):
+        if self._stop and self._answers and place == "twice":
+            await self._answers
+            await self._stop.stand()
+            self._stop = None
+            await self._connect()
+            self._server.write(head + body)
+        elif self._stop and place in ("body", "sent"):
             await self._stop.stand()
             self._stop = None
         self._server.write(body[half:])
@@ -129,10 +133,19 @@ class _Connection:
         if self._reads:
             self._proxy.read_again.set()
 
+    async def _connect(self) -> None:
+        if self._server is None or self._answers is None or self._answers.done():
+            if self._server is not None:
+                _reset(self._server)
+            answers, self._server = await asyncio.open_connection("127.0.0.1", self._proxy.port)
+            self._answers = asyncio.create_task(self._pass_answers(answers, asyncio.current_task()))
+
     async def _pass_answers(self, answers: StreamReader, requests: "asyncio.Task[None] | None") -> None:
         try:
             while data := await answers.read(1 << 16):
                 only_head = data.startswith(b"HTTP/1.1 ") and data.endswith(b"\r\n\r\n")
+                if self._stop and self._stop.place == "twice":
+                    return
                 if self._stop and self._stop.place == "answer":
                     await self._stop.stand()
                     self._stop = None
