@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from ds_sync.testing.simulator.disk import Disk
-from ds_sync.testing.simulator.process import Image
+from ds_sync.testing.simulator.disk import Disk, Image
 
 
 def open_file(path: Path, level: str, pages: int = 1000) -> sqlite3.Connection:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from ds_sync.server.front.head import Head
+from ds_sync.server.front.port import Connection
 from ds_sync.server.live import LIVE
 from ds_sync.server.responses import LINES, Message, Scope
-
-if TYPE_CHECKING:
-    from ds_sync.server.front.http1 import Connection
 
 log = logging.getLogger(__name__)
 

@@ -10,16 +10,16 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from typing import Any, Final, cast
 
 from ds_sync.server.front.exchange import PENDING_BYTES, Exchange, Express, PlainRequest, PromptExchange
 from ds_sync.server.front.head import CHUNKED, HTTP2_PREFACE, MAX_HEAD, MAX_TARGET, BadRequestError, ChunkedBody, Head, parse_head
+from ds_sync.server.front.port import App, Pending
 from ds_sync.server.front.tunnel import Tunnel
 from ds_sync.server.front.websocket import WebSocket
 from ds_sync.server.operation.logs import access, log_refusal
-from ds_sync.server.responses import COMMON_TEXT, LINES, Receive, Scope, Send
+from ds_sync.server.responses import COMMON_TEXT, LINES, Scope
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +35,6 @@ MAX_LATE: Final = 1000
 """Connections above the limit that are still told so; at most a tenth of the limit."""
 
 _REFUSAL_HEADERS: Final = COMMON_TEXT + b"content-type: application/json\r\ncache-control: no-store\r\nconnection: close\r\n"
-
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Http1Server:
@@ -262,7 +260,7 @@ class Connection(asyncio.Protocol):
         self.transport.resume_reading()
         self._advance()
 
-    def finish(self, exchange: Exchange | PromptExchange) -> None:
+    def finish(self, exchange: Pending) -> None:
         """The answer is out: on to the next request."""
         if self._exchange is not exchange:
             return
@@ -274,7 +272,7 @@ class Connection(asyncio.Protocol):
         if self._buffer and not self._advancing:
             self.read_on()
 
-    def pass_on(self, prompt: PromptExchange) -> Exchange | None:
+    def pass_on(self, prompt: Pending) -> Exchange | None:
         """Have the application answer the request under way, which has no body; None if it is under way no more."""
         if self._exchange is not prompt or self._head is None:
             return None

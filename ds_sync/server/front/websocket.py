@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ds_sync.server.front.frames import (
     BINARY,
@@ -26,11 +26,9 @@ from ds_sync.server.front.frames import (
     parse_close,
 )
 from ds_sync.server.front.head import BadRequestError, Head
+from ds_sync.server.front.port import Connection
 from ds_sync.server.gateway import MAX_FRAME, PUSH
 from ds_sync.server.responses import Message
-
-if TYPE_CHECKING:
-    from ds_sync.server.front.http1 import Connection
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from ds_sync.exceptions import StorageFullError
 from ds_sync.protocol.messages import ProducerStamp
 from ds_sync.replica.document import Document
 from ds_sync.replica.records import Phase
-from ds_sync.testing.simulator.disk import Disk
+from ds_sync.testing.simulator.disk import Disk, Image
 from ds_sync.testing.simulator.network import Network, SimulatedTransport
-from ds_sync.testing.simulator.process import Image, ProcessDiedError
+from ds_sync.testing.simulator.process import ProcessDiedError
 from ds_sync.testing.simulator.replica import RecordingAdapter, ReplicaProcess, SimulatedReplica, SimulatedStore
 from ds_sync.testing.simulator.scenario import Scenario
 from ds_sync.testing.simulator.server import EPOCH

@@ -18,12 +18,33 @@ import struct
 from pathlib import Path
 from typing import Any, Final
 
-from ds_sync.testing.simulator.process import Image
-
 _HEADER: Final = 32
 _FRAME_HEADER: Final = 24
 _NORMAL: Final = 1
 _FULL: Final = 2
+
+
+class Image:
+    """A SQLite file and its write-ahead log at one moment: what the next process finds."""
+
+    def __init__(self, main: bytes, wal: bytes | None) -> None:
+        self.main = main
+        self.wal = wal
+
+    @classmethod
+    def take(cls, path: Path) -> Image:
+        """Copy the files. Everything that SQLite has written is in them: a killed process loses no page that the system has."""
+        wal = _wal(path)
+        return cls(path.read_bytes(), wal.read_bytes() if wal.exists() else None)
+
+    def restore(self, path: Path) -> None:
+        """Make the files at `path` be these. Nobody may have them open."""
+        path.write_bytes(self.main)
+        path.with_name(path.name + "-shm").unlink(missing_ok=True)
+        if self.wal is None:
+            _wal(path).unlink(missing_ok=True)
+        else:
+            _wal(path).write_bytes(self.wal)
 
 
 class Disk:
@@ -102,3 +123,7 @@ class _WatchedConnection:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)
+
+
+def _wal(path: Path) -> Path:
+    return path.with_name(path.name + "-wal")

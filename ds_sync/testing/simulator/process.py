@@ -1,4 +1,4 @@
-"""A simulated process, its death, and what a death leaves of a SQLite file."""
+"""A simulated process and its death."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import contextvars
 import random
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+from ds_sync.testing.simulator.disk import Disk, Image
 from ds_sync.testing.simulator.loop import OWNER
 from ds_sync.testing.simulator.trace import Trace
-
-if TYPE_CHECKING:
-    from ds_sync.testing.simulator.disk import Disk
 
 T = TypeVar("T")
 
@@ -86,30 +84,3 @@ class Process:
                 task.cancel()
         self.tasks.clear()
         self.buried.set_result(None)
-
-
-class Image:
-    """A SQLite file and its write-ahead log at one moment: what the next process finds."""
-
-    def __init__(self, main: bytes, wal: bytes | None) -> None:
-        self.main = main
-        self.wal = wal
-
-    @classmethod
-    def take(cls, path: Path) -> Image:
-        """Copy the files. Everything that SQLite has written is in them: a killed process loses no page that the system has."""
-        wal = _wal(path)
-        return cls(path.read_bytes(), wal.read_bytes() if wal.exists() else None)
-
-    def restore(self, path: Path) -> None:
-        """Make the files at `path` be these. Nobody may have them open."""
-        path.write_bytes(self.main)
-        path.with_name(path.name + "-shm").unlink(missing_ok=True)
-        if self.wal is None:
-            _wal(path).unlink(missing_ok=True)
-        else:
-            _wal(path).write_bytes(self.wal)
-
-
-def _wal(path: Path) -> Path:
-    return path.with_name(path.name + "-wal")

@@ -21,10 +21,10 @@ from ds_sync.server.app import create_app
 from ds_sync.server.engines.sqlite import SqliteEngine
 from ds_sync.server.responses import Message
 from ds_sync.testing.inline_worker import open_inline
-from ds_sync.testing.simulator.disk import Disk
+from ds_sync.testing.simulator.disk import Disk, Image
 from ds_sync.testing.simulator.foreign import ForeignApp, ForeignLedger, Habits
 from ds_sync.testing.simulator.ledger import Ledger, ObservedEngine
-from ds_sync.testing.simulator.process import Image, Process, ProcessDiedError
+from ds_sync.testing.simulator.process import Process, ProcessDiedError
 from ds_sync.testing.simulator.trace import Trace
 
 EPOCH = 1_800_000_000.0

@@ -18,12 +18,12 @@ from typing import Any
 from ds_sync.exceptions import SyncStoppedError
 from ds_sync.replica.store import LocalStore
 from ds_sync.testing.simulator.device import Device, Holding
-from ds_sync.testing.simulator.disk import Disk
+from ds_sync.testing.simulator.disk import Disk, Image
 from ds_sync.testing.simulator.laws import Laws
 from ds_sync.testing.simulator.ledger import Ledger
 from ds_sync.testing.simulator.loop import StuckError, VirtualLoop
 from ds_sync.testing.simulator.network import LATEST, REFUSALS, Network
-from ds_sync.testing.simulator.process import Image, Process, ProcessDiedError
+from ds_sync.testing.simulator.process import Process, ProcessDiedError
 from ds_sync.testing.simulator.scenario import Scenario, draw_scenario
 from ds_sync.testing.simulator.server import Server
 from ds_sync.testing.simulator.strangers import Shared, Strangers
