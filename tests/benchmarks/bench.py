@@ -139,12 +139,17 @@ def measure_replica(rounds: int) -> list[tuple[Line, Figures]]:
     return [(line, {OURS: [value * line.scale for value in figures[name]]}) for name, line in REPLICA_LINES.items()]
 
 
-def measure_ceiling(quick: bool) -> tuple[float, float]:
-    """Return the appends a second that the load generator itself can do, and the share of a core it takes then."""
+def measure_ceiling(quick: bool) -> str:
+    """Return what the load generator itself can do: by 64 connections, and by one, where two processes wake each other in turn."""
     with serving_nothing() as server:
-        job = {"kind": "flood", "connections": 64, "seconds": 0.2 if quick else 2.0, "path": "/"}
-        result = run_load(server, job)
-    return result["rate"], result["generator_cpu"]
+        many, one = (
+            run_load(server, {"kind": "flood", "connections": connections, "seconds": 0.2 if quick else 2.0, "path": "/"})
+            for connections in (64, 1)
+        )
+    return (
+        f"The load generator alone, against a server that does nothing: {many['rate']:,.0f} requests/s with {many['generator_cpu']:.0%} of "
+        f"a core; by one connection, which waits for each answer, {one['rate']:,.0f}."
+    )
 
 
 def describe_machine(folder: Path, node: str | None) -> str:
@@ -227,11 +232,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name).resolve()
         facts = describe_machine(folder, node)
-        rate, share = measure_ceiling(options.quick)
         facts = (
-            f"Measured on {datetime.now(UTC):%Y-%m-%d}: {facts} The load generator alone, against a server that does nothing: {rate:,.0f} "
-            f"requests/s with {share:.0%} of a core. Medians of {rounds} alternating rounds, in brackets the range; ratios are taken "
-            "round by round. Every server was warmed up."
+            f"Measured on {datetime.now(UTC):%Y-%m-%d}: {facts} {measure_ceiling(options.quick)} Medians of {rounds} alternating rounds, "
+            "in brackets the range; ratios are taken round by round. Every server was warmed up."
         )
         print(facts, flush=True)
         if options.quick:
