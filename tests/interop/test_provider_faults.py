@@ -187,7 +187,8 @@ async def test_a_batch_that_is_under_way_when_the_server_ends_is_there_once(
             near.hung_up.clear()
             ending = asyncio.create_task(end(server, how))
             if how == "terminate" and place == "body":
-                await near.hung_up.wait()  # it is ending, and waits for what it has half of
+                await near.hung_up.wait()
+                assert not (await asyncio.wait((ending,), timeout=0.5))[0], "it waits for what it has half of"
                 stop.go_on()
             await ending
             await asyncio.to_thread(server.start)
