@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,12 +62,13 @@ def import_(
     """
     place, key = parse_place(target, token=token, seconds=timeout)
     with closing(open_source(source, SourceOptions(node_modules=node_modules))) as store:
-        names = _choose(store.names(), documents)
+        there = list(store.names())
+        names = _choose(there, documents)
         if key is not None and renamed is not None:
             raise click.UsageError("TARGET names the document already: leave out --as")
         if (key is not None or renamed is not None) and len(names) != 1:
             raise click.UsageError(f"SOURCE has {len(names)} documents: choose one by --document, or leave the name out of TARGET and --as")
-        keys = {name: key or _name(store.crdt, service, renamed or name) for name in names}
+        keys = {name: key or _name(store.crdt, service, renamed or name, () if renamed else there) for name in names}
         if key is not None and key.crdt != store.crdt:
             raise click.UsageError(f"TARGET is a document of {key.crdt!r}, SOURCE has {store.crdt!r}")
         plan = _Plan(store, load_adapter(store.crdt), place, keys, dry_run)
@@ -78,18 +79,21 @@ def import_(
         sys.exit(1)
 
 
-def _choose(names: Iterable[str], chosen: tuple[str, ...]) -> list[str]:
-    there = list(names)
+def _choose(there: Sequence[str], chosen: tuple[str, ...]) -> list[str]:
     lacking = [name for name in chosen if name not in there]
     if lacking:
-        raise SourceError(f"SOURCE has no document {lacking[0]!r}")
+        bare = lacking[0].strip("/")
+        raise SourceError(f"SOURCE has no document {lacking[0]!r}" + (f": it is {bare!r} here" if bare in there else ""))
     return [name for name in there if not chosen or name in chosen]
 
 
-def _name(crdt: str, service: str, path: str) -> DocumentKey | ValueError:
+def _name(crdt: str, service: str, path: str, there: Sequence[str]) -> DocumentKey | ValueError:
     try:
         return DocumentKey(crdt, check_name(service, "service"), check_name(path, "path"))
     except ValueError as error:
+        bare = path.strip("/")
+        if bare != path and bare in there:
+            return ValueError(f"without slashes around it {path!r} is {bare!r}, and SOURCE has a document of that name, too")
         return error
 
 

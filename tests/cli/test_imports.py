@@ -52,6 +52,14 @@ def make_store(path: Path, documents: dict[str, bytes]) -> Path:
     return path
 
 
+def make_ystore(path: Path, documents: dict[str, bytes]) -> Path:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE yupdates (path TEXT NOT NULL, yupdate BLOB, metadata BLOB, timestamp REAL NOT NULL)")
+        connection.executemany("INSERT INTO yupdates VALUES (?, ?, x'', 1.0)", documents.items())
+        connection.commit()
+    return path
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[ServerProcess]:
     with ServerProcess() as process:
@@ -159,6 +167,35 @@ def test_bad_documents_fail_whole_and_hold_up_no_other(tmp_path: Path, target: s
     assert "there is no document" in call("export", target, "empty").output
     renamed = call("import", store, target, "--document", "a//b", "--as", "a/b")
     assert renamed.output.endswith(f"  a//b as a/b: {len(good)} bytes, added\n")
+
+
+def test_rooms_of_asgiserver_come_without_the_slash_before_them(tmp_path: Path) -> None:
+    # Its rooms are called by the path of the URL.
+    store = make_ystore(tmp_path / "ystore.db", {"/today": build("today"), "/notes/b": build("b")})
+    target = tmp_path / "target.db"
+    size = len(build("today"))
+    done = call("import", store, target)
+    assert (done.exit_code, done.output) == (
+        0,
+        f"{store}: pycrdt-store, 2 documents\n  notes/b: {len(build('b'))} bytes, added\n  today: {size} bytes, added\n",
+    )
+    assert call("export", target, "today", "--format", "text").output == "today"
+    assert call("import", store, target, "--document", "today").output.endswith(f"  today: {size} bytes, there already\n")
+    refused = call("import", store, target, "--document", "/today")
+    assert (refused.exit_code, "SOURCE has no document '/today': it is 'today' here" in refused.output) == (2, True)
+
+
+def test_two_rooms_that_differ_by_slashes_only_are_never_merged(tmp_path: Path) -> None:
+    store = make_ystore(tmp_path / "ystore.db", {"/today": build("with"), "today": build("without")})
+    target = tmp_path / "target.db"
+    done = call("import", store, target)
+    reason = "without slashes around it '/today' is 'today', and SOURCE has a document of that name, too"
+    assert done.exit_code == 1
+    assert f"  /today: FAILED: {reason}; give it another with --document and --as\n" in done.output
+    assert call("export", target, "today", "--format", "text").output == "without"
+    assert call("import", store, target, "--document", "/today").exit_code == 1
+    assert call("import", store, target, "--document", "/today", "--as", "today-2").exit_code == 0
+    assert call("export", target, "today-2", "--format", "text").output == "with"
 
 
 def test_a_document_goes_to_a_documents_url_and_back(tmp_path: Path, server: ServerProcess) -> None:

@@ -23,6 +23,8 @@ class _Layout:
     names: str
     updates: Sequence[tuple[str, str]]
     """Table, and the query for a document's updates in it."""
+    names_are_urls: bool = False
+    """A name may be the path of a URL, as ASGIServer of pycrdt-websocket stores it: "/today"."""
 
 
 _LAYOUTS: Final = (
@@ -36,6 +38,7 @@ _LAYOUTS: Final = (
             ("ycheckpoints", "SELECT checkpoint FROM ycheckpoints WHERE path = ?"),
             ("yupdates", "SELECT yupdate FROM yupdates WHERE path = ? ORDER BY timestamp, rowid"),
         ),
+        names_are_urls=True,
     ),
     _Layout(
         kind="Hocuspocus",
@@ -57,6 +60,8 @@ class SqliteFile:
         self._connection = connection
         self._layout = layout
         self._tables = tables
+        self._stored: dict[str, str] = {}
+        """How the store calls what is called otherwise here."""
 
     @property
     def kind(self) -> str:
@@ -67,16 +72,20 @@ class SqliteFile:
             names = [row[0] for row in self._connection.execute(self._layout.names)]
         if not all(isinstance(name, str) for name in names):
             raise SourceError(f"{self._path} is damaged: the name of a document is no text")
+        if self._layout.names_are_urls:
+            self._stored = _without_slashes(names)
+            names = [*set(names).difference(self._stored.values()), *self._stored]
         return sorted(names)
 
     def read(self, name: str) -> Sequence[bytes]:
         updates = []
+        stored = self._stored.get(name, name)
         with _reading(self._path):
             self._connection.execute("BEGIN")  # a server may be writing: one moment for all tables
             try:
                 for table, query in self._layout.updates:
                     if table in self._tables:
-                        updates += [(table, row[0]) for row in self._connection.execute(query, (name,))]
+                        updates += [(table, row[0]) for row in self._connection.execute(query, (stored,))]
             finally:
                 self._connection.rollback()
         for number, (table, update) in enumerate(updates, 1):
@@ -90,6 +99,18 @@ class SqliteFile:
 
     def close(self) -> None:
         self._connection.close()
+
+
+def _without_slashes(names: Sequence[str]) -> dict[str, str]:
+    """Return the names that are there without the slashes around them, and what they are with them. One that is taken stays as it is."""
+    bare: dict[str, str] = {}
+    taken = set(names)
+    for name in sorted(names):
+        short = name.strip("/")
+        if short and short not in taken:
+            bare[short] = name
+            taken.add(short)
+    return bare
 
 
 @contextmanager

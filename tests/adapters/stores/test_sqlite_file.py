@@ -32,13 +32,13 @@ def text_of(updates: Any) -> str:
     return str(doc.get("body", type=Text))
 
 
-async def fill_ystore(path: Path, *, checkpoint: int | None = 100, count: int = 5, squash: int | None = None) -> None:
+async def fill_ystore(path: Path, *names: str, checkpoint: int | None = 100, count: int = 5, squash: int | None = None) -> None:
     class Store(SQLiteYStore):
         db_path = str(path)
         checkpoint_interval = checkpoint
         squash_after_inactivity_of = squash
 
-    for name in ("notes/b", "a"):
+    for name in names or ("notes/b", "a"):
         doc: Doc[Any] = Doc()
         updates: list[bytes] = []
         subscription = doc.observe(lambda event, into=updates: into.append(bytes(event.update)))
@@ -59,6 +59,23 @@ async def test_a_ystore_is_read_with_and_without_checkpoints(tmp_path: Path, che
         assert source.names() == ["a", "notes/b"]
         assert text_of(source.read("a")) == "a0 a1 a2 a3 a4 "
         assert text_of(source.read("notes/b")) == "notes/b0 notes/b1 notes/b2 notes/b3 notes/b4 "
+
+
+async def test_names_that_are_paths_of_urls_lose_the_slashes_around_them(tmp_path: Path) -> None:
+    await fill_ystore(tmp_path / "ystore.db", "/today", "/notes/b/", "plain", "/")
+    with closing(open_store(tmp_path / "ystore.db")) as source:
+        assert source.names() == ["/", "notes/b", "plain", "today"]
+        assert text_of(source.read("today")).startswith("/today0 ")
+        assert text_of(source.read("notes/b")).startswith("/notes/b/0 ")
+        assert text_of(source.read("plain")).startswith("plain0 ")
+        assert text_of(source.read("/")).startswith("/0 ")
+
+
+async def test_a_name_that_another_has_without_slashes_stays_as_it_is(tmp_path: Path) -> None:
+    await fill_ystore(tmp_path / "ystore.db", "today", "/today", "/trip", "trip/")
+    with closing(open_store(tmp_path / "ystore.db")) as source:
+        assert source.names() == ["/today", "today", "trip", "trip/"]
+        assert [text_of(source.read(name)).split()[0] for name in source.names()] == ["/today0", "today0", "/trip0", "trip/0"]
 
 
 async def test_an_older_ystore_has_no_checkpoints(tmp_path: Path) -> None:
@@ -87,12 +104,13 @@ async def test_hocuspocus(tmp_path: Path) -> None:
     path = tmp_path / "db%20#?.sqlite"
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(HOCUSPOCUS)
-        connection.execute("INSERT INTO documents VALUES ('one', ?), ('none', x'0000'), ('text', 'no bytes')", (doc.get_update(),))
+        rows = "('one', ?), ('none', x'0000'), ('text', 'no bytes'), ('/url', x'0000')"
+        connection.execute(f"INSERT INTO documents VALUES {rows}", (doc.get_update(),))
         connection.commit()
         before = path.read_bytes()
         with closing(open_store(path)) as source:
             assert source.kind == "Hocuspocus"
-            assert source.names() == ["none", "one", "text"]
+            assert source.names() == ["/url", "none", "one", "text"]
             assert source.read("one") == [doc.get_update()]
             assert source.read("none") == [b"\x00\x00"]
             with pytest.raises(SourceError, match="no bytes"):
