@@ -22,7 +22,7 @@ NOTHING = b"\x00\x00"
 """The update that changes nothing; also the state vector of an empty document is its first byte."""
 
 PONG = b"\x8a\x80\x00\x00\x00\x00"
-PONG_SECONDS = 10.0
+PONG_SECONDS = 4.0
 """Servers ask for a sign of life; it may also be given unasked (RFC 6455, 5.5.3)."""
 
 

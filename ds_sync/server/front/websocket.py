@@ -33,10 +33,16 @@ from ds_sync.server.responses import Message
 log = logging.getLogger(__name__)
 
 PING_SECONDS: Final = 2.0
-"""After which a client that was written nothing is sent a ping, so that there is something it has to acknowledge."""
+"""After which a client from which nothing came is sent a ping."""
+
+PINGS: Final = 2
+"""How many a client may leave unanswered: it is gone then, or whoever is behind a proxy is."""
+
+BYTES_PER_PING: Final = 32 * 1024
+"""For every so many that were written meanwhile it may leave one more: its answer waits behind them, on a slow line."""
 
 SILENT_SECONDS: Final = 5.0
-"""After which a client that acknowledges nothing of what was written is gone: the kernel ends the connection (Linux)."""
+"""After which a client whose system acknowledges nothing of what was written is gone: the kernel ends the connection (Linux)."""
 
 CLOSE_SECONDS: Final = 2.0
 """How long a client has to answer a close frame."""
@@ -61,6 +67,7 @@ class WebSocket:
 
     __slots__ = (
         "_accepted",
+        "_asked",
         "_closed",
         "_code",
         "_connection",
@@ -71,6 +78,7 @@ class WebSocket:
         "_pending",
         "_reader",
         "_told",
+        "_unanswered",
         "_waiter",
         "_written",
     )
@@ -92,7 +100,12 @@ class WebSocket:
         self._told = False
         self._descriptor = -1
         """Of the socket, to write to it directly; -1 if that can't be done."""
-        self._written = connection.server.now
+        self._asked = connection.server.now
+        """When something came from the client, or it was sent a ping."""
+        self._unanswered = 0
+        """Pings since something came."""
+        self._written = 0
+        """Bytes since then."""
 
     async def run(self) -> None:
         """Have the application serve it."""
@@ -172,7 +185,7 @@ class WebSocket:
             return True
         # uvloop keeps what is written to the end of the turn: of a thousand readers, the first would wait for the last.
         frame = build_head(BINARY, len(data)) + data
-        self._written = self._connection.server.now
+        self._written += len(frame)
         try:
             sent = os.write(self._descriptor, frame)
         except OSError:  # full, or broken: the transport finds out which
@@ -185,6 +198,8 @@ class WebSocket:
         """Take what came from the client."""
         if self._closed and self._code is not None:
             return
+        self._asked = self._connection.server.now
+        self._unanswered = self._written = 0
         try:
             for event in self._reader.receive(data):
                 self._receive_event(event.kind, event.data)
@@ -202,9 +217,15 @@ class WebSocket:
         self._wake()
 
     def check(self, now: float) -> None:
-        """Give a client that was written nothing for a while something to acknowledge."""
-        if self._accepted and not self._closed and now - self._written >= PING_SECONDS:
-            self._write(PING, b"")
+        """Ask a client that is silent whether it is there; hang up on one that has not answered."""
+        if not self._accepted or self._closed or now - self._asked < PING_SECONDS or self._pending > PENDING_BYTES:
+            return
+        if self._unanswered >= PINGS + self._written // BYTES_PER_PING:
+            self._connection.transport.abort()
+            return
+        self._asked = now
+        self._unanswered += 1
+        self._write(PING, b"")
 
     def _receive_event(self, kind: int, data: bytes) -> None:
         if kind == PING:
@@ -247,7 +268,7 @@ class WebSocket:
 
     def _write(self, kind: int, data: bytes) -> None:
         connection = self._connection
-        self._written = connection.server.now
+        self._written += len(data)
         if len(data) <= COPIED_BYTES:
             connection.transport.write(build_head(kind, len(data)) + data)
         else:

@@ -2,13 +2,15 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.typing import Data
 
 from ds_sync.server.front import websocket
 from ds_sync.server.front.http1 import Http1Server
@@ -285,11 +287,73 @@ async def test_empty_messages_that_nobody_takes_stop_the_reading() -> None:
         writer.close()
 
 
-async def test_a_silent_client_is_pinged(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silence is short."""
     monkeypatch.setattr(websocket, "PING_SECONDS", 0.05)
-    async with serving(Echo(), tick=0.02) as port:
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_a_silent_client_is_pinged_twice_and_hung_up_on_though_its_system_acknowledges() -> None:
+    app = Echo()
+    async with serving(app, tick=0.02) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(HANDSHAKE)
         await reader.readuntil(b"\r\n\r\n")
         assert await asyncio.wait_for(reader.readexactly(4), 5) == b"\x89\x00\x89\x00"
+        await asyncio.wait_for(app.over.wait(), 5)
+        assert app.ended["code"] == 1006
         writer.close()
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_who_answers_pings_stays_though_it_is_written_to_all_the_time() -> None:
+    async def talk(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        for _ in range(60):
+            await send({"type": "websocket.send", "bytes": b"x"})
+            await asyncio.sleep(0.02)
+        await send({"type": "websocket.close", "code": 4000})
+
+    async with serving(talk, tick=0.02) as port, connect(f"ws://127.0.0.1:{port}/") as client:
+        assert len([message async for message in client_messages(client)]) == 60
+        assert client.close_code == 4000
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_the_answer_to_a_ping_may_wait_behind_what_was_sent_before() -> None:
+    """A slow line: the client reads a megabyte for as long as that may take, and answers no ping meanwhile."""
+
+    async def pour(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        for _ in range(16):
+            scope["extensions"][PUSH](b"x" * 65_536)
+        ended.set_result((await receive()) and (await receive()))
+
+    ended = asyncio.get_running_loop().create_future()
+    async with serving(pour, tick=0.02) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HANDSHAKE)
+        await reader.readuntil(b"\r\n\r\n")
+        await asyncio.sleep(0.5)
+        assert not ended.done()
+        async with asyncio.timeout(10):
+            assert (await ended)["code"] == 1006, "not for ever"
+        writer.close()
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_a_server_that_was_away_itself_blames_nobody() -> None:
+    async with serving(Echo(), tick=0.02) as port, connect(f"ws://127.0.0.1:{port}/") as client:
+        for _ in range(3):
+            time.sleep(0.4)  # noqa: ASYNC251 - the whole process stands still
+            await asyncio.sleep(0.1)
+        await client.send(b"here")
+        assert await client.recv() == b"here"
+
+
+async def client_messages(client: ClientConnection) -> AsyncIterator[Data]:
+    """Whatever comes, until the server closes."""
+    with suppress(ConnectionClosed):
+        while True:
+            yield await client.recv()
