@@ -16,7 +16,7 @@ from ds_sync_yjs import YjsAdapter
 from ds_sync_yjs.updates import join_updates, require_update
 
 from ds_sync.crdt import Word
-from ds_sync.exceptions import ConflictError, DsSyncError, GoneError, InvalidUpdateError, NotFoundError, StoreError
+from ds_sync.exceptions import ConflictError, DsSyncError, GoneError, InvalidUpdateError, NotFoundError, ServerError, StoreError
 from ds_sync.server.gateway import Doorway, Mark, SharedDocument
 from ds_sync_ywebsocket import messages
 from ds_sync_ywebsocket.attendance import Attendance, Held
@@ -258,7 +258,7 @@ class Room:
             after = await self._document.append(updates, mark)
         except (NotFoundError, GoneError):
             raise
-        except (ConflictError, StoreError) as error:
+        except (ConflictError, StoreError, ServerError) as error:  # ServerError: there are as many streams as there may be
             # Nothing is stored, and nobody else is concerned. Who wrote it still has it, and brings it along when it comes back.
             log.warning("%s: %d updates could not be stored: %s", self.path, len(updates), error)
             code = CLOSE_CODES + error.status if isinstance(error, ConflictError) else COME_BACK

@@ -86,6 +86,8 @@ class Client:
         return [parse_frames(frame[2:]).payloads[0] for frame in self.frames if frame[:2] == bytes((messages.SYNC, messages.UPDATE))]
 
     async def hang_up(self, code: int = 1000) -> None:
+        if self.task.done():
+            return
         self._to_server.put_nowait({"type": "websocket.disconnect", "code": code})
         await asyncio.wait_for(self.task, SECONDS)
 
@@ -127,12 +129,12 @@ class House:
         self.engine = engine
         self.app = app
         self._http = AsgiTransport(app)
-        self._clients: list[Client] = []
+        self.clients: list[Client] = []
 
     def connect(self, room: str = "room", *, query: str = "", reads: bool = True, subprotocols: Sequence[str] = ()) -> Client:
         """Connect without a word."""
         client = Client(self.app, f"/v1/ws/default/{room}", query=query, reads=reads, subprotocols=subprotocols)
-        self._clients.append(client)
+        self.clients.append(client)
         return client
 
     async def join(self, room: str = "room") -> Client:
@@ -164,7 +166,7 @@ class House:
     async def aclose(self) -> None:
         await self._http.aclose()
         await self.app.aclose()
-        for client in self._clients:
+        for client in self.clients:
             with suppress(asyncio.CancelledError):
                 await asyncio.wait_for(client.task, SECONDS)
         await self.engine.aclose()

@@ -263,6 +263,18 @@ async def test_a_slow_reader_is_cut_off_and_the_others_are_served(house: House, 
     assert len(str(back.text)) == 20_000
 
 
+async def test_who_is_cut_off_and_reads_on_is_told_to_come_back(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "QUEUE_BYTES", 10_000)
+    slow = house.connect(reads=False)
+    ann = await house.join()
+    for number in range(10):
+        ann.edit(f"{number}" * 2000)
+    await ann.wait(lambda client: sum(map(len, client.updates())) >= 20_000)
+    slow.read_on()
+    await slow.wait(lambda client: client.closed is not None)
+    assert slow.closed == (1013, "too slow: come back")
+
+
 async def test_a_reader_that_stalls_without_a_full_queue_is_cut_off_in_time(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "STALL_SECONDS", 0.05)
     monkeypatch.setattr(connection, "GOODBYE_SECONDS", 0.05)
@@ -297,6 +309,21 @@ async def test_a_full_disk_sends_the_writer_away_and_nobody_else(open_house: Ope
     again = house.connect()
     again.document = ann.document
     await bob.see("ab")
+
+
+async def test_a_server_with_all_its_streams_sends_the_writer_of_another_away_and_nobody_else(open_house: OpenHouse) -> None:
+    house = await open_house(max_streams=1)
+    await house.append([write_update("x")], "first")
+    ann, bob = await house.join(), await house.join()
+    ann.edit("a")
+    await ann.wait(lambda client: client.closed is not None)
+    assert ann.closed == (1013, "this can't be stored")
+    await asyncio.sleep(0.05)
+    assert bob.closed is None
+    assert (await house.ask("DELETE", "/v1/yjs/default/docs/first"))[0] == 204
+    ann = await house.join()
+    ann.edit("a")
+    await bob.see("a")
 
 
 async def test_a_stream_of_that_name_that_is_no_document_is_not_written_to(house: House) -> None:
@@ -470,13 +497,27 @@ async def test_a_path_without_a_gateway_is_refused(house: House) -> None:
     assert (client.accepted, client.closed) == (None, (1008, ""))
 
 
+class NotingEngine(SqliteEngine):
+    """Notes what is read: of which stream, from which position on."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.noted: list[tuple[str, int]] = []
+
+    async def read(self, path: str, after: Place | None, limit: int) -> Run:
+        if after is not None and limit:
+            self.noted.append((path, after.position))
+        return await super().read(path, after, limit)
+
+
 async def test_an_idle_room_is_let_go_and_loaded_again_from_snapshot_and_updates(
     tmp_path: Path, open_house: OpenHouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gateway, "IDLE_SECONDS", 0.05)
     monkeypatch.setattr(gateway, "ROUND_SECONDS", 0.02)
-    house = await open_house(SqliteEngine(tmp_path / "streams.db"), compact_after=1000)
-    ann = await house.join()
+    engine = NotingEngine(tmp_path / "streams.db")
+    house = await open_house(engine, compact_after=1000)
+    ann, _ = await house.join(), await house.join()
     ann.edit("x" * 2000)
     await ann.wait(lambda client: bool(client.updates()))
     await snapshot_of_the_room(house)
@@ -484,9 +525,19 @@ async def test_an_idle_room_is_let_go_and_loaded_again_from_snapshot_and_updates
     await ann.wait(lambda client: len(client.updates()) == 2)
     await ann.hang_up()
     await asyncio.sleep(0.2)
-    await house.append([b"garbage, so that what was held can be told from what is loaded"])
+    engine.noted.clear()
+    await house.join()
+    assert engine.noted == [], "somebody is there: the room is held"
+    for client in house.clients:
+        await client.hang_up()
+    await asyncio.sleep(0.2)
     late = await house.join()
     assert str(late.text) == "x" * 2000 + "y"
+    updates = [position for path, position in engine.noted if path.endswith("/.updates")]
+    snapshots = [position for path, position in engine.noted if not path.endswith("/.updates")]
+    assert len(snapshots) >= 1, "nobody was there: the room was let go, and is loaded"
+    assert updates
+    assert min(updates) > 0, "what the snapshot holds is not read again"
 
 
 async def snapshot_of_the_room(house: House) -> None:
