@@ -16,9 +16,9 @@ from websockets.exceptions import ConnectionClosed
 
 from ds_sync import Replica
 from tests.examples.sites import APPLICATIONS, KEY, Site
+from tests.interop.silence import see_her_go
 
 DENIED = b"\x02\x00\x10the key is wrong"  # y-protocols/auth.js
-HERE, GONE = b"\x01\x06\x01\x05\x01\x02{}", b"\x01\x08\x01\x05\x02\x04null"  # of client 5
 
 
 @pytest.fixture(params=APPLICATIONS)
@@ -87,20 +87,6 @@ async def hear_all(url: str) -> tuple[list[bytes], int]:
             while True:
                 heard.append(await websocket.recv(decode=False))
         return heard, websocket.close_code or 0
-
-
-async def see_her_go(room: str) -> float:
-    """Return for how many seconds a client that answers nothing any more is present to another."""
-    async with connect(room, ping_interval=None) as ann, connect(room, ping_interval=None) as bob, asyncio.timeout(15):
-        await ann.send(HERE)
-        while await bob.recv() != HERE:
-            continue
-        begun = time.monotonic()
-        ann.transport.pause_reading()
-        while await bob.recv() != GONE:
-            continue
-        ann.transport.abort()
-        return time.monotonic() - begun
 
 
 def test_who_is_gone_without_a_word_is_not_present_any_more(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pycrdt import Text
 
 from ds_sync import Replica
 from ds_sync.testing.server_process import ServerProcess
+from tests.interop.silence import see_her_go
 
 pytestmark = [pytest.mark.anyio, pytest.mark.nginx]
 
@@ -79,6 +80,11 @@ async def fill(http: httpx.AsyncClient, stream: str, *bodies: bytes) -> list[str
     """Make a stream; return the offset after each body."""
     assert (await http.put(stream, headers=TEXT)).status_code == 201
     return [(await http.post(stream, content=body, headers=TEXT)).headers["stream-next-offset"] for body in bodies]
+
+
+async def test_rooms_pass_and_who_is_gone_without_a_word_is_not_present_any_more(proxy: str) -> None:
+    """nginx acknowledges for a client that has gone: only an answer to a ping tells."""
+    assert await see_her_go(f"{proxy.replace('http', 'ws', 1)}/v1/ws/notes/room") < 8
 
 
 async def test_pages_of_history_come_from_the_cache(http: httpx.AsyncClient, server: ServerProcess) -> None:

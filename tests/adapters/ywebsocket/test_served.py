@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosed
 
 from ds_sync.testing.server_process import ServerProcess
 from tests.interop.peers import python_sees
+from tests.interop.silence import see_her_go
 
 pytestmark = pytest.mark.anyio
 
@@ -103,6 +104,10 @@ async def test_a_server_that_ends_says_so_and_loses_nothing(tmp_path: Path) -> N
             fresh: Doc[Any] = Doc()
             async with Provider(fresh, Wire(socket)):
                 await python_sees(fresh.get("body", type=Text), "kept")
+
+
+async def test_who_is_gone_without_a_word_is_not_present_any_more(server: ServerProcess) -> None:
+    assert await see_her_go(room_url(server, "gone")) < 8
 
 
 async def test_a_socket_that_never_reads_is_cut_off_without_hurting_the_room(server: ServerProcess) -> None:
