@@ -15,7 +15,7 @@ from ds_sync.cli.places import parse_place
 from ds_sync.crdt import CrdtAdapter, load_adapter
 from ds_sync.exceptions import DsSyncError, SourceError
 from ds_sync.replica.importing import Imported
-from ds_sync.replica.places import SECONDS, Place
+from ds_sync.replica.places import SECONDS, OpenPlace, Place
 from ds_sync.replica.records import DocumentKey
 from ds_sync.replica.replica import check_name
 from ds_sync.sources import DocumentSource, SourceOptions, open_source
@@ -106,26 +106,34 @@ async def _import(plan: _Plan) -> int:
                 with _noting(name, failures):
                     imported = await _load(plan, name)
                     news[name] = not imported.empty and await imported.write(place, _require_key(key))
+    lines = []  # printed at the end: on a terminal the bar would stand in the same line
     async with plan.place.reading() as place:
         for name, key in _progress("comparing" if plan.dry_run else "verifying", plan.keys):
             if name in failures:
                 continue
             with _noting(name, failures):
-                imported = await _load(plan, name)
-                found = await imported.compare(place, _require_key(key))
-                if plan.dry_run:
-                    missing = "to be added" if found.exists else "new"
-                    told = "there already" if found.complete else missing
-                else:
-                    if not found.complete:
-                        raise SourceError("it was written, and is not there as a whole now")
-                    told = "added" if news[name] else "there already"
-                more = "" if found.equal or not found.complete else "; TARGET has more"
-                label = _label(name, key)
-                click.echo(f"  {label}: empty, left out" if imported.empty else f"  {label}: {imported.size:,} bytes, {told}{more}")
-    for name, reason in failures.items():
-        click.echo(f"  {_label(name, plan.keys[name])}: FAILED: {reason}")
+                lines.append(f"  {_label(name, key)}: {await _compare(plan, place, name, news.get(name, False))}")
+    lines += [f"  {_label(name, plan.keys[name])}: FAILED: {reason}" for name, reason in failures.items()]
+    for line in lines:
+        click.echo(line)
     return len(failures)
+
+
+async def _compare(plan: _Plan, place: OpenPlace, name: str, added: bool) -> str:
+    """Return how the place stands to this document, in words. Raises SourceError if it lacks some of what was written."""
+    imported = await _load(plan, name)
+    found = await imported.compare(place, _require_key(plan.keys[name]))
+    if not plan.dry_run and not found.complete:
+        raise SourceError("it was written, and is not there as a whole now")
+    if imported.empty:
+        return "empty, left out"
+    if plan.dry_run:
+        missing = "to be added" if found.exists else "new"
+        told = "there already" if found.complete else missing
+    else:
+        told = "added" if added else "there already"
+    more = "" if found.equal or not found.complete else "; TARGET has more"
+    return f"{imported.size:,} bytes, {told}{more}"
 
 
 async def _load(plan: _Plan, name: str) -> Imported:

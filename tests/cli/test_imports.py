@@ -2,11 +2,16 @@
 
 import json
 import math
+import os
+import pty
+import re
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +19,10 @@ import pytest
 from click.testing import CliRunner, Result
 from pycrdt import Array, Doc, Map, Text
 
+from ds_sync.cli import imports
 from ds_sync.cli.main import main
+from ds_sync.replica.places import Content
+from ds_sync.replica.records import DocumentKey
 from ds_sync.testing.server_process import ServerProcess
 
 SCHEMA = 'CREATE TABLE "documents" ("name" varchar(255) NOT NULL, "data" blob NOT NULL, UNIQUE(name))'
@@ -52,10 +60,10 @@ def make_store(path: Path, documents: dict[str, bytes]) -> Path:
     return path
 
 
-def make_ystore(path: Path, documents: dict[str, bytes]) -> Path:
+def make_ystore(path: Path, updates: list[tuple[str, bytes]]) -> Path:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE yupdates (path TEXT NOT NULL, yupdate BLOB, metadata BLOB, timestamp REAL NOT NULL)")
-        connection.executemany("INSERT INTO yupdates VALUES (?, ?, x'', 1.0)", documents.items())
+        connection.executemany("INSERT INTO yupdates VALUES (?, ?, x'', 1.0)", updates)
         connection.commit()
     return path
 
@@ -78,6 +86,66 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     return make_store(tmp_path / "hocuspocus.sqlite", {"one": build("hello"), "notes/Übung 2": build("Grüße 😀")})
+
+
+@dataclass
+class Forgetful:
+    """A place that says yes to whatever is written, and holds this."""
+
+    held: bytes | None
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator["Forgetful"]:
+        yield self
+
+    writing = reading
+
+    async def read(self, key: DocumentKey) -> bytes | None:
+        return self.held
+
+    async def write(self, key: DocumentKey, content: Content) -> bool:
+        return True
+
+    def keys(self) -> None:
+        return None
+
+
+def show(written: str) -> list[str]:
+    """Return what a terminal shows of it, line by line: it obeys what moves the cursor up and clears the line, and no more."""
+    lines, row, column = [""], 0, 0
+    for part in re.findall(r"\x1b\[[?\d;]*[A-Za-z]|[^\x1b]", written):
+        if part == "\r":
+            column = 0
+        elif part == "\n":
+            row += 1
+            lines += [""] * (row == len(lines))
+        elif part == "\x1b[1A":
+            row -= 1
+        elif part == "\x1b[2K":
+            lines[row] = ""
+        elif not part.startswith("\x1b"):
+            lines[row] = lines[row][:column].ljust(column) + part + lines[row][column + 1 :]
+            column += 1
+    return lines
+
+
+def run_on_a_terminal(*arguments: object) -> str:
+    """Return what the command writes there, and what rich says to the terminal with it."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "ds_sync.cli.main", *map(str, arguments)]
+    written = b""
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm", "COLUMNS": "80"}
+    ) as process:
+        os.close(theirs)
+        with open(ours, "rb", buffering=0) as terminal:
+            try:
+                while piece := terminal.read(4096):
+                    written += piece
+            except OSError:  # Linux says so of the end
+                pass
+    assert process.returncode == 0
+    return written.decode()
 
 
 def rows(target: str) -> int:
@@ -115,6 +183,73 @@ def test_a_dry_run_changes_nothing(store: Path, target: str) -> None:
     assert "one: " in told.output
     assert told.output.count("bytes, there already\n") == 1
     assert told.output.count("bytes, new\n") == 1
+
+
+def test_what_is_not_there_afterwards_has_not_been_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    doc: Doc[Any] = Doc()
+    doc["body"] = text = Text("hello")
+    early = bytes(doc.get_update())
+    text += " world"
+    longer = bytes(doc.get_update())
+    del text[0]
+    store = make_store(tmp_path / "store.sqlite", {"one": doc.get_update()})
+    for held in (None, b"\0\0", early, longer):  # the last lacks a deletion only
+        monkeypatch.setattr(imports, "parse_place", lambda *_, held=held, **__: (Forgetful(held), None))
+        done = call("import", store, "target")
+        assert (done.exit_code, done.output) == (
+            1,
+            f"{store}: Hocuspocus, 1 document\n"
+            "  one: FAILED: it was written, and is not there as a whole now\n"
+            "ds-sync import: 1 of 1 not imported\n",
+        )
+    monkeypatch.setattr(imports, "parse_place", lambda *_, **__: (Forgetful(bytes(doc.get_update())), None))
+    assert call("import", store, "target").output.endswith("bytes, added\n")
+
+
+def test_an_import_is_the_same_bytes_each_time(tmp_path: Path) -> None:
+    base: Doc[Any] = Doc(client_id=1)
+    updates: list[bytes] = []
+    subscription = base.observe(lambda event: updates.append(bytes(event.update)))
+    base["map"] = Map({"a": 1})
+    base["body"] = body = Text()
+    for number in range(2_000):  # as much as is put together before it is stored
+        body += f"{number:04d} "
+    base.unobserve(subscription)
+    for client in range(2, 12):
+        doc: Doc[Any] = Doc(client_id=client * 1_000_003)
+        doc.apply_update(base.get_update())
+        body = doc.get("body", type=Text)
+        body.insert(client, f"client {client}")
+        del body[client + 1], body[client + 4]
+        doc.get("map", type=Map)["a"] = client
+        updates.append(bytes(doc.get_update(base.get_state())))
+    store = make_ystore(tmp_path / "ystore.db", [("one", update) for update in updates])
+    stored = set()
+    with ServerProcess() as process:
+        for seed in ("1", "2"):
+            environment = {**os.environ, "PYTHONHASHSEED": seed}
+            file = tmp_path / f"{seed}.db"
+            for target in (str(file), f"{process.url}/v1/yjs/work/docs/{seed}"):
+                command = [sys.executable, "-m", "ds_sync.cli.main", "import", str(store), target]
+                subprocess.run(command, env=environment, check=True, capture_output=True, timeout=60)
+            with closing(sqlite3.connect(file)) as connection:
+                ((update,),) = connection.execute("SELECT data FROM outbox")
+            with urllib.request.urlopen(f"{process.url}/v1/stream/yjs/work/docs/{seed}/.updates?offset=-1", timeout=60) as answer:
+                sent = answer.read()
+            assert sent.endswith(update)  # after its length
+            stored.add(sent)
+    assert len(stored) == 1
+
+
+def test_on_a_terminal_each_result_has_a_line_of_its_own(store: Path, tmp_path: Path) -> None:
+    sizes = len(build("Grüße 😀")), len(build("hello"))
+    written = run_on_a_terminal("import", store, tmp_path / "target.db")
+    assert "importing" in written
+    assert "verifying" in written
+    assert show(written)[1:] == [f"  notes/Übung 2: {sizes[0]} bytes, added", f"  one: {sizes[1]} bytes, added", ""]
+    written = run_on_a_terminal("import", store, tmp_path / "target.db", "--dry-run")
+    assert "comparing" in written
+    assert show(written)[1:] == [f"  notes/Übung 2: {sizes[0]} bytes, there already", f"  one: {sizes[1]} bytes, there already", ""]
 
 
 def test_what_others_wrote_stays(tmp_path: Path, target: str) -> None:
@@ -171,7 +306,7 @@ def test_bad_documents_fail_whole_and_hold_up_no_other(tmp_path: Path, target: s
 
 def test_rooms_of_asgiserver_come_without_the_slash_before_them(tmp_path: Path) -> None:
     # Its rooms are called by the path of the URL.
-    store = make_ystore(tmp_path / "ystore.db", {"/today": build("today"), "/notes/b": build("b")})
+    store = make_ystore(tmp_path / "ystore.db", [("/today", build("today")), ("/notes/b", build("b"))])
     target = tmp_path / "target.db"
     size = len(build("today"))
     done = call("import", store, target)
@@ -186,7 +321,7 @@ def test_rooms_of_asgiserver_come_without_the_slash_before_them(tmp_path: Path) 
 
 
 def test_two_rooms_that_differ_by_slashes_only_are_never_merged(tmp_path: Path) -> None:
-    store = make_ystore(tmp_path / "ystore.db", {"/today": build("with"), "today": build("without")})
+    store = make_ystore(tmp_path / "ystore.db", [("/today", build("with")), ("today", build("without"))])
     target = tmp_path / "target.db"
     done = call("import", store, target)
     reason = "without slashes around it '/today' is 'today', and SOURCE has a document of that name, too"
