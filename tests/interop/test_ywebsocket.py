@@ -91,6 +91,31 @@ async def test_edits_of_all_shared_types_go_both_ways(peer: Peer) -> None:
     assert held["xml"] == '<p class="big">hello</p>'
 
 
+async def test_a_document_in_a_document_is_known_by_its_name(peer: Peer) -> None:
+    result = await peer.run("""
+        const ann = open('outer'), bob = open('outer')
+        await synced(ann, bob)
+        ann.doc.getMap('map').set('inner', new Y.Doc({ guid: 'chapter-1', meta: { title: 'é' } }))
+        const held = await until(() => bob.doc.getMap('map').get('inner'))
+        const late = open('outer')
+        await synced(late)
+        return [held.guid, held.meta, late.doc.getMap('map').get('inner').guid]
+    """)
+    assert result == ["chapter-1", {"title": "é"}, "chapter-1"]
+
+
+async def test_the_query_means_nothing_and_names_are_told_apart_by_case(peer: Peer) -> None:
+    result = await peer.run("""
+        const ann = open('Room', { params: { token: 'x', y: '1' } }), bob = open('Room'), other = open('room')
+        await synced(ann, bob, other)
+        ann.text.insert(0, 'seen')
+        await until(() => bob.text.toString() === 'seen')
+        await sleep(0.2)
+        return other.text.toString()
+    """)
+    assert result == ""
+
+
 async def test_offline_edits_of_both_are_merged(peer: Peer) -> None:
     end = await peer.run("""
         const ann = open('offline'), bob = open('offline')
