@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -64,7 +65,7 @@ def _print_documents(console: Console, documents: tuple[DocumentView, ...], now:
 
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("document", "service", "phase", "server"):
-        table.add_column(title, overflow="fold")
+        table.add_column(title, overflow="fold", no_wrap=title == "phase")
     for title in ("size", "durable", "in the outbox", "oldest", "put aside"):
         table.add_column(title, justify="right", no_wrap=True)
     for found in documents:
@@ -80,6 +81,11 @@ def _print_documents(console: Console, documents: tuple[DocumentView, ...], now:
             "" if found.outbox.oldest is None else _age(now - found.outbox.oldest),
             str(len(found.quarantine)),
         )
+    if console.measure(table, options=console.options.update(max_width=sys.maxsize)).maximum > console.width:
+        # Narrow what has words, so that only names and URLs are folded.
+        table.padding = (0, 1, 0, 0)
+        for column in table.columns:
+            column.header = "\n".join(str(column.header).rsplit(" ", 1))
     console.print()
     console.print(table)
 

@@ -15,9 +15,9 @@ from ds_sync.replica.store import LocalStore
 HOSTILE = "[red]x[/red] \x1b]0;owned\x07 \u202egnp.exe"
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+def run(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "ds_sync.cli.main", "inspect", *map(str, arguments)]
-    environment = {"COLUMNS": "200", "PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "FORCE_COLOR": "1"}
+    environment = {"COLUMNS": "200", "PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "FORCE_COLOR": "1", **variables}
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
 
 
@@ -58,6 +58,32 @@ def test_what_strangers_wrote_is_no_command_for_the_terminal(path: Path) -> None
     assert "\x1b]" not in shown
     assert "\x07" not in shown
     assert "\u202e" not in shown
+
+
+def test_at_80_columns_only_names_and_urls_are_folded(tmp_path: Path) -> None:
+    made, url, name = tmp_path / "notes.db", "https://notes.example.com:8443/sync", "plans/2026/what we want to do in the summer"
+    store = LocalStore(made)
+    for number, phase in enumerate(Phase):
+        document = store.open_document(DocumentKey("yjs", "default", f"{name} {number}"), format="yjs-v1", producer_id="maker").id
+        if number:
+            store.set_server(document, url)
+        for _ in range(101):
+            store.enqueue(document, bytes(9_999), 1.0)
+        store.seal(document, Batch(ProducerStamp("maker", 0, 4), 100, 1, BEGINNING, None, b"it"), phase=phase)
+    store.close()
+    done = run(made, COLUMNS="80", FORCE_COLOR="", TERM="dumb")
+    assert done.returncode == 0
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    table = done.stdout.split("\n\n")[1].splitlines()
+    head = "document service phase server size durable in the outbox oldest put aside"
+    assert sorted(" ".join(table[:2]).split()) == sorted(head.split())
+    words = " ".join(table[2:]).split()
+    for phase in Phase:
+        assert phase.value in words
+    assert words.count("default") == len(Phase)
+    assert sum(line.count("101 (1.0 MB)") for line in table) == len(Phase)
+    server = table[1].index("server")
+    assert "".join(line[server:].split(" ")[0] for line in table[2:]) == "none" + url * (len(Phase) - 1)
 
 
 def test_json_has_the_same(path: Path) -> None:
