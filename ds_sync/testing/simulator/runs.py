@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Final
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -17,6 +18,12 @@ from ds_sync.testing.simulator.kept import Kept
 from ds_sync.testing.simulator.network import FAULTS
 from ds_sync.testing.simulator.scenario import EVENTS
 from ds_sync.testing.simulator.world import Outcome
+
+CHUNK: Final = 16
+"""Seeds that a process is given at a time."""
+
+LIFE: Final = 60
+"""Chunks after which a process ends: a pycrdt document that is observed when its simulated process dies is never freed."""
 
 
 @dataclass(slots=True)
@@ -50,11 +57,11 @@ def run_seeds(seeds: Sequence[int], *, crdt: str = "text", kind: str = "any", jo
         *(TextColumn("{task.fields[failed]} failed"), TimeRemainingColumn()),
     )
     with (
-        ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool,
+        ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=LIFE) as pool,
         Progress(*columns, disable=not sys.stderr.isatty(), transient=True) as progress,
     ):
         bar = progress.add_task("seeds", total=len(seeds), failed=0, rate=0.0)
-        for outcome in pool.map(partial(_run_briefly, crdt=crdt, kind=kind), seeds, chunksize=max(1, min(16, len(seeds) // jobs))):
+        for outcome in pool.map(partial(_run_briefly, crdt=crdt, kind=kind), seeds, chunksize=max(1, min(CHUNK, len(seeds) // jobs))):
             summary.add(outcome)
             if outcome.violations:
                 print(f"seed {outcome.seed} failed: {outcome.violations[0]}", file=sys.stderr, flush=True)
