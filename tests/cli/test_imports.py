@@ -25,6 +25,9 @@ from ds_sync.replica.places import Content
 from ds_sync.replica.records import DocumentKey
 from ds_sync.testing.server_process import ServerProcess
 
+STORES = Path(__file__).parent / "stores"
+"""Files of the servers themselves; fill.mjs says how they were made."""
+
 SCHEMA = 'CREATE TABLE "documents" ("name" varchar(255) NOT NULL, "data" blob NOT NULL, UNIQUE(name))'
 
 HOLDER = """
@@ -250,6 +253,22 @@ def test_on_a_terminal_each_result_has_a_line_of_its_own(store: Path, tmp_path: 
     written = run_on_a_terminal("import", store, tmp_path / "target.db", "--dry-run")
     assert "comparing" in written
     assert show(written)[1:] == [f"  notes/Übung 2: {sizes[0]} bytes, there already", f"  one: {sizes[1]} bytes, there already", ""]
+
+
+@pytest.mark.parametrize("file", ["hocuspocus.sqlite", "ystore.sqlite"])
+def test_what_the_servers_themselves_have_stored_comes(file: str, tmp_path: Path) -> None:
+    before = {path.name: path.read_bytes() for path in STORES.iterdir()}
+    target = tmp_path / "target.db"
+    done = call("import", STORES / file, target)
+    assert (done.exit_code, done.output.count("bytes, added\n")) == (0, 2)
+    for name in ("today", "notes/Übung"):
+        text = f"two: {name}: Grüße 😀, and the numbers {' '.join(map(str, range(70)))}"
+        held = {"body": text, "map": {"list": [1, "two", {"three": None}]}, "page": "<item>in it</item>"}
+        assert json.loads(call("export", target, name, "--format", "json").output) == held
+        doc: Doc[Any] = Doc()
+        doc.apply_update(call("export", target, name).stdout_bytes)
+        assert doc.get("body", type=Text).diff()[:2] == [("two: ", None), (name[:3], {"bold": True})]
+    assert {path.name: path.read_bytes() for path in STORES.iterdir()} == before
 
 
 def test_what_others_wrote_stays(tmp_path: Path, target: str) -> None:
