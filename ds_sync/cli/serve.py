@@ -86,7 +86,9 @@ COLLECT = (5_000, 20, 10)
 @click.option(
     "--allow-webhook", multiple=True, metavar="HOST", help="A host or network (10.1.0.0/16) webhooks may go to wherever it is. Repeatable."
 )
-@click.option("--public-url", metavar="URL", help="Where clients reach this server, for callbacks.  [default: what their requests say]")
+@click.option(
+    "--public-url", metavar="URL", help="Where clients reach this server, for Location and callbacks.  [default: what their requests say]"
+)
 @limit_options
 @click.option("--access-log", is_flag=True, help="Log a line for every request.")
 @click.option(

@@ -13,8 +13,12 @@ REVALIDATE: Final = "no-cache"
 PAGE_SECONDS: Final = 60
 LIVE_SECONDS: Final = 20
 
-IMMUTABLE_PAGE: Final = f"public, max-age={PAGE_SECONDS}, stale-while-revalidate=300"
-"""Full pages between two offsets: the bytes behind an offset never change."""
+IMMUTABLE_PAGE: Final = f"public, max-age={PAGE_SECONDS}"
+"""Full pages between two offsets: the bytes behind an offset never change, as long as there is the stream.
+
+Section 8.1 recommends `stale-while-revalidate=300` as well. Caches that obey it, nginx among them, go on answering for a stream that was
+deleted or made anew: the 410 is not stored, and each of them asks again.
+"""
 
 LIVE_PAGE: Final = f"public, max-age={LIVE_SECONDS}"
 """Answers to long-polls that carry data: whoever asks the same within one cursor interval may share them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -37,6 +38,9 @@ class Expiry:
         return None if self.expires_at is None else parse_timestamp(self.expires_at) - now
 
 
+_LEAP_SECOND: Final = re.compile(r"^(.{17})60")
+"""RFC 3339 section 5.7 has it; Python does not."""
+
 NEVER: Final = Expiry()
 
 
@@ -53,9 +57,11 @@ def parse_expiry(ttl: str | None, expires_at: str | None) -> Expiry:
 
 
 def parse_timestamp(text: str) -> float:
-    """Return seconds since 1970 for an ISO 8601 time; one without a zone is UTC. Raises InvalidRequestError."""
+    """Return seconds since 1970 for an RFC 3339 time, or another of ISO 8601; one without a zone is UTC. Raises InvalidRequestError."""
+    whole = _LEAP_SECOND.sub(r"\g<1>59", text)
     try:
-        moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+        moment = datetime.fromisoformat(whole.upper())
+        seconds = (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+        return seconds + (whole != text)
     except (ValueError, OverflowError):
         raise InvalidRequestError("Stream-Expires-At must be an ISO 8601 time") from None

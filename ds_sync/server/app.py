@@ -72,7 +72,7 @@ class Application:
         self._unwatch = engine.watch(self._waiters.wake)
         self._under_way = UnderWay()
         self.metrics = Metrics(engine, self._waiters, self._under_way)
-        streams = Streams(engine, environment, limits, self._waiters)
+        streams = Streams(engine, environment, limits, self._waiters, public_url=public_url)
         self.express: ExpressLane | None = None
         """For the HTTP server that runs on the same event loop."""
         if isinstance(engine, PromptEngine):
@@ -265,7 +265,7 @@ def create_app(
     """Return the application that serves `engine`; times are seconds, sizes bytes. The engine stays the caller's to close.
 
     `webhook_targets` says where webhooks may go; by default, by https to public addresses. `public_url` is where clients reach the server,
-    for the callbacks of webhooks; by default what the Host header of the subscriber's request says. `compact_after`: a document whose
+    for `Location` and the callbacks of webhooks; by default what the Host header of the request says. `compact_after`: a document whose
     log has grown by this much gets a snapshot (None: never), from `open_worker`; by default, from a process of its own. `keep_updates`:
     how much of its updates is kept although a snapshot has them; None keeps everything. `retain_bytes`:
     how much of a stream is kept at least, its oldest records going first; None keeps everything. `max_streams`: how many living streams

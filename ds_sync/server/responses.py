@@ -134,7 +134,7 @@ def build_refusal(error: DsSyncError) -> Answer:
             headers.append((b"stream-next-offset", error.tail.encode()))
     elif isinstance(error, NotFoundError | GoneError) and error.incarnation is not None:
         headers.append((b"stream-incarnation", error.incarnation.encode()))
-    if status in (503, 507):
+    if status in (429, 503, 507):
         headers.append((b"retry-after", b"1"))
     return status, headers, json.dumps({"error": {"code": code, "message": str(error)}}).encode()
 

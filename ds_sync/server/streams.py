@@ -91,8 +91,11 @@ class _News(NamedTuple):
 class Streams:
     """The requests on streams, over one engine."""
 
-    def __init__(self, engine: StorageEngine, environment: Environment, limits: Limits, waiters: Waiters) -> None:
+    def __init__(
+        self, engine: StorageEngine, environment: Environment, limits: Limits, waiters: Waiters, *, public_url: str | None = None
+    ) -> None:
         self._engine = engine
+        self._public_url = None if public_url is None else public_url.rstrip("/")
         self._prompt = engine if isinstance(engine, PromptEngine) else None
         self._environment = environment
         self._limits = limits
@@ -131,8 +134,8 @@ class Streams:
             outcome = await self._lives.create(CreateRequest(path, kind, fresh, proposed, body, closed=closed, expiry=expiry))
         fields = build_state_fields(outcome.state)
         if outcome.created:
-            host = headers.get("host", "localhost")
-            fields.append((b"location", f"{scope.get('scheme', 'http')}://{host}".encode("latin-1") + raw_path(scope)))
+            base = self._public_url or f"{scope.get('scheme', 'http')}://{headers.get('host', 'localhost')}"
+            fields.append((b"location", base.encode("latin-1") + raw_path(scope)))
         await answer(send, 201 if outcome.created else 200, fields)
 
     async def post(self, path: str, scope: Scope, receive: Receive, send: Send, *, document: bool = False) -> None:

@@ -12,9 +12,16 @@ def test_a_time_to_live_counts_from_now_and_a_time_does_not() -> None:
     assert parse_expiry(None, "2030-01-01T00:00:00Z") == Expiry(expires_at="2030-01-01T00:00:00Z")
 
 
-@pytest.mark.parametrize("text", ["1970-01-01T01:00:00+01:00", "1970-01-01T00:00:00", "1970-01-01"])
+@pytest.mark.parametrize(
+    "text", ["1970-01-01T01:00:00+01:00", "1970-01-01T00:00:00", "1970-01-01", "1970-01-01t00:00:00z", "1970-01-01 00:00:00.000Z"]
+)
 def test_a_time_without_a_zone_is_utc(text: str) -> None:
     assert parse_timestamp(text) == 0.0
+
+
+def test_a_leap_second_is_the_first_of_the_next_minute() -> None:
+    assert parse_timestamp("2016-12-31T23:59:60Z") == parse_timestamp("2017-01-01T00:00:00Z")
+    assert parse_timestamp("2016-12-31T23:59:60.5Z") == parse_timestamp("2017-01-01T00:00:00.5Z")
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ds_sync.environment import Environment
-from ds_sync.exceptions import StorageFullError
+from ds_sync.exceptions import ClosedError, DsSyncError, RateLimitedError, StorageFullError
 from ds_sync.protocol.framing import build_frames
 from ds_sync.server.app import Application, create_app
 from ds_sync.server.engines.memory import MemoryEngine
-from ds_sync.server.responses import Message
+from ds_sync.server.responses import Message, build_refusal
 
 pytestmark = pytest.mark.anyio
 
@@ -377,3 +377,25 @@ async def test_nothing_a_stranger_sends_is_a_fault_of_ours(
     assert answer.status < 500
     if answer.status >= 400 and method != "HEAD":
         assert json.loads(answer.body)["error"]["code"]
+
+
+async def test_the_location_of_a_new_stream_is_where_clients_reach_the_server() -> None:
+    for public_url, base in ((None, "http://inside"), ("https://sync.example.org/", "https://sync.example.org")):
+        app = create_app(MemoryEngine(), public_url=public_url)
+        answer = await ask(app, "PUT", "/v1/stream/s", headers={"host": "inside", "content-type": "text/plain"})
+        assert answer.headers["location"] == f"{base}/v1/stream/s"
+        await app.aclose()
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (ClosedError("the engine was closed"), 503, "SHUTTING_DOWN"),
+        (StorageFullError("no space"), 507, "STORAGE_FULL"),
+        (RateLimitedError("too many", code="TOO_MANY_SUBSCRIPTIONS"), 429, "TOO_MANY_SUBSCRIPTIONS"),
+    ],
+)
+def test_who_may_come_again_is_told_when(error: DsSyncError, status: int, code: str) -> None:
+    found, fields, body = build_refusal(error)
+    assert (found, json.loads(body)["error"]["code"]) == (status, code)
+    assert (b"retry-after", b"1") in fields

@@ -3,12 +3,18 @@
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 
 import httpx
 import pytest
 
+from ds_sync.server.app import create_app
+from ds_sync.server.engines.memory import MemoryEngine
 from ds_sync.server.live import Reader, SharedPages, Waiters
 from ds_sync.server.responses import Message
+from ds_sync.server.streams import Limits
+from ds_sync.testing.asgi_transport import AsgiTransport
 from ds_sync.testing.server_process import ServerProcess
 
 pytestmark = pytest.mark.anyio
@@ -33,6 +39,55 @@ async def read_events(response: httpx.Response, controls: int) -> list[tuple[str
             if [kind for kind, _ in events].count("control") == controls:
                 break
     return events
+
+
+@pytest.fixture(scope="module")
+def patient() -> Iterator[ServerProcess]:
+    """A server whose long-polls last longer than its shortest streams."""
+    with ServerProcess(long_poll_timeout=2.5) as running:
+        yield running
+
+
+@pytest.mark.parametrize("live", ["sse", "long-poll"])
+async def test_who_waits_keeps_a_stream_alive_and_nobody_else_does(patient: ServerProcess, live: str) -> None:
+    async with httpx.AsyncClient(base_url=patient.url) as client:
+        path = f"/v1/stream/ttl-{live}"
+        await client.put(path, headers=TEXT | {"stream-ttl": "1"})
+        began = asyncio.get_running_loop().time()
+        with suppress(httpx.ReadTimeout):
+            async with client.stream("GET", path, params={"offset": "-1", "live": live}, timeout=2.3) as response:
+                await response.aread()
+        assert asyncio.get_running_loop().time() - began > 2
+        assert (await client.head(path)).status_code == 200, "it has lived more than twice as long as it would have alone"
+        await asyncio.sleep(1.1)
+        assert (await client.head(path)).status_code == 404
+
+
+async def test_plain_reads_keep_a_stream_alive(patient: ServerProcess) -> None:
+    async with httpx.AsyncClient(base_url=patient.url) as client:
+        await client.put("/v1/stream/read", headers=TEXT | {"stream-ttl": "1"}, content=b"x")
+        for _ in range(10):
+            assert (await client.get("/v1/stream/read", params={"offset": "-1"})).content == b"x"
+            await asyncio.sleep(0.25)
+        await asyncio.sleep(1.1)
+        assert (await client.get("/v1/stream/read", params={"offset": "-1"})).status_code == 404
+
+
+async def test_a_silent_event_stream_repeats_its_control_event_and_is_not_to_be_buffered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ds_sync.server.app.Limits", partial(Limits, sse_heartbeat=0.05))
+    app = create_app(MemoryEngine())
+    transport = AsgiTransport(app)
+    await transport.request("PUT", "http://h/v1/stream/s", headers=TEXT, timeout=5)
+    async with asyncio.timeout(5), transport.stream("GET", "http://h/v1/stream/s?offset=-1&live=sse", headers={}, timeout=5) as response:
+        assert response.headers["x-accel-buffering"] == "no"
+        seen = b""
+        async for chunk in response.chunks():
+            seen += chunk
+            if seen.count(b"event: control") == 3:
+                break
+    assert b"event: data" not in seen
+    await transport.aclose()
+    await app.aclose()
 
 
 async def test_a_long_poll_gets_what_comes_and_204_when_nothing_does(server: ServerProcess) -> None:

@@ -133,7 +133,7 @@ async def test_what_caches_may_keep(http: httpx.AsyncClient) -> None:
     expected = [
         ("s", {}, "no-cache"),
         ("s", {"offset": "-1"}, "no-cache"),
-        ("s", {"offset": start}, "public, max-age=60, stale-while-revalidate=300"),
+        ("s", {"offset": start}, "public, max-age=60"),
         ("s", {"offset": first}, "no-cache"),
         ("s", {"offset": second}, "no-cache"),
         ("s", {"offset": "now"}, "no-store"),
@@ -302,17 +302,24 @@ async def test_every_kind_of_answer_may_be_read_by_any_page_and_by_its_type_only
         await http.get("s", params={"offset": "-1", "live": "sse"}),
         await http.get("s", params={"offset": f"{5:016}_{5:016}"}),
         await http.head("s"),
+        *[
+            await http.post("s", content=b"x", headers=TEXT | {"producer-id": "p", "producer-epoch": epoch, "producer-seq": seq})
+            for epoch, seq in (("1", "0"), ("1", "7"), ("0", "0"))
+        ],
         await http.delete("s"),
         await http.get("s"),
         await http.options("s"),
     ]
-    assert sorted({answer.status_code for answer in answers}) == [200, 201, 204, 304, 400, 404, 409, 410]
+    assert sorted({answer.status_code for answer in answers}) == [200, 201, 204, 304, 400, 403, 404, 409, 410]
+    told = {name for answer in answers for name in answer.headers}
+    assert {"producer-epoch", "producer-seq", "producer-expected-seq", "producer-received-seq"} <= told
     for answer in answers:
         assert answer.headers["access-control-allow-origin"] == "*"
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["cross-origin-resource-policy"] == "cross-origin"
         exposed = answer.headers["access-control-expose-headers"].lower().split(", ")
         assert {name for name in answer.headers if name.startswith(("stream-", "producer-"))} <= set(exposed)
+        assert {"etag", "location", "retry-after"} <= set(exposed)
     allowed = answers[-1].headers["access-control-allow-headers"].lower().split(", ")
     for name in ("stream-forked-from", "stream-fork-offset", "stream-fork-sub-offset", "stream-seq", "stream-ttl", "if-none-match"):
         assert name in allowed
