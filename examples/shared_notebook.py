@@ -1,4 +1,5 @@
 import asyncio
+import signal
 import sys
 
 from pycrdt import Array
@@ -28,4 +29,5 @@ async def main(file: str, server: str, name: str) -> None:
         await note.synced()
 
 
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl+C ends it at once: what was typed is stored
 asyncio.run(main(*sys.argv[1:]))

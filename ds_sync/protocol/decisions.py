@@ -8,6 +8,7 @@ decision more than once (compare-and-swap), so nothing here may have an effect. 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 from ds_sync.exceptions import (
     ConflictError,
@@ -34,6 +35,9 @@ from ds_sync.protocol.state import StreamState as StreamState
 from ds_sync.protocol.state import StreamView as StreamView
 from ds_sync.protocol.state import is_expired as is_expired
 from ds_sync.protocol.state import require_stream as require_stream
+
+CLOSE_REFUSED: Final = "CLOSE_REFUSED"
+"""The code of a refusal to close a document's updates."""
 
 
 class UnburiedError(Exception):
@@ -255,7 +259,7 @@ def decide_close(view: StreamView, request: AppendRequest, now: float) -> Decisi
 def refuse_close(path: str) -> None:
     """Raise InvalidRequestError if a stream at `path` can't be closed."""
     if path.endswith(FRAMED_SUFFIX):
-        raise InvalidRequestError("a document's updates can't be closed", code="CLOSE_REFUSED")
+        raise InvalidRequestError("a document's updates can't be closed", code=CLOSE_REFUSED)
 
 
 def _answer_closed(view: StreamView, state: StreamState, request: AppendRequest) -> Decision[AppendOutcome]:

@@ -8,14 +8,15 @@ the next epoch instead of being answered "duplicate", so that its edits are not 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
 from ds_sync.environment import Environment
 from ds_sync.exceptions import InvalidRequestError, NotFoundError
 from ds_sync.protocol import headers as names
-from ds_sync.protocol.decisions import CreateRequest, decide_create
+from ds_sync.protocol.decisions import CLOSE_REFUSED, CreateRequest, decide_create
 from ds_sync.protocol.expiry import Expiry
 from ds_sync.protocol.offsets import BEGINNING
 from ds_sync.protocol.state import StreamState, require_stream
@@ -84,8 +85,9 @@ def parse_document_name(raw: bytes) -> DocumentName | None:
     if not tail.startswith(b"docs/"):
         raise InvalidRequestError("a document's URL is /v1/<crdt>/<service>/docs/<path>")
     # One decoding for all of it, so that no encoded slash or dot slips through.
-    segments = [segment for segment in parse_stream_path(tail.removeprefix(b"docs/")).split("/") if segment]
-    owner = parse_stream_path(service)
+    with _protocol_codes():
+        segments = [segment for segment in parse_stream_path(tail.removeprefix(b"docs/")).split("/") if segment]
+        owner = parse_stream_path(service)
     if not segments or "/" in owner or any(segment.startswith(".") for segment in (owner, *segments)):
         raise InvalidRequestError("Invalid document path")
     return DocumentName(kind.decode(), owner, "/".join(segments))
@@ -132,6 +134,10 @@ class Documents:
 
     async def serve(self, name: DocumentName, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request on a document's URL."""
+        with _protocol_codes():
+            await self._serve(name, scope, receive, send)
+
+    async def _serve(self, name: DocumentName, scope: Scope, receive: Receive, send: Send) -> None:
         query = parse_query(scope["query_string"])
         if (presence := only_value(query, "awareness")) is not None:
             await self.serve_presence(name, presence, scope, receive, send)
@@ -300,6 +306,17 @@ def _as_missing_document(error: NotFoundError) -> NotFoundError:
     if error.code in ("SNAPSHOT_NOT_FOUND", "DOCUMENT_NOT_FOUND"):
         return error
     return NotFoundError("Document does not exist", code="DOCUMENT_NOT_FOUND", incarnation=error.incarnation)
+
+
+@contextmanager
+def _protocol_codes() -> Iterator[None]:
+    """The protocol of documents has one code for all that is malformed (YJS-PROTOCOL.md section 10); that of streams has many."""
+    try:
+        yield
+    except InvalidRequestError as error:
+        if error.code == CLOSE_REFUSED:
+            raise
+        raise InvalidRequestError(str(error)) from error
 
 
 async def _refuse_method(send: Send) -> None:

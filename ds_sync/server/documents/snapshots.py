@@ -59,11 +59,11 @@ def build_key(place: Place) -> str:
 
 
 def parse_key(key: str) -> Place:
-    """Return where the snapshot was taken. Raises InvalidRequestError."""
+    """Return where the snapshot was taken. Raises NotFoundError: nothing was ever taken there (YJS-PROTOCOL.md section 5.2)."""
     try:
         return parse_place(key.removesuffix(SUFFIX))
     except InvalidRequestError:
-        raise InvalidRequestError("Invalid snapshot offset", code="INVALID_REQUEST") from None
+        raise NotFoundError("Snapshot not found", code="SNAPSHOT_NOT_FOUND") from None
 
 
 class Snapshots:
@@ -102,7 +102,7 @@ class Snapshots:
         return _parse_entries(run.records)
 
     async def read(self, root: str, incarnation: str, key: str) -> Snapshot:
-        """Return a snapshot. Raises InvalidRequestError for what is no key, NotFoundError (SNAPSHOT_NOT_FOUND)."""
+        """Return a snapshot. Raises NotFoundError (SNAPSHOT_NOT_FOUND)."""
         place, path, parts = parse_key(key), f"{root}/.snapshots/{key}", list[bytes]()
         after = START
         while True:

@@ -3,9 +3,10 @@
 import asyncio
 import os
 import random
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ async def open_inline(adapter: str) -> AsyncIterator[Worker]:
 class Typist:
     """Writes to the document, and knows what it must hold."""
 
-    def __init__(self, engine: StorageEngine, after: int | None, open_worker: Callable[[str], object] = open_inline) -> None:
+    def __init__(self, engine: StorageEngine, after: int | None, open_worker: Callable[[str], object] | None = open_inline) -> None:
         self.app = create_app(engine, compact_after=after, open_worker=open_worker)  # type: ignore[arg-type]
         self.transport = AsgiTransport(self.app)
         self.doc = Doc[Any]()
@@ -380,6 +381,46 @@ async def test_a_snapshot_that_is_not_the_document_is_never_told_of(engine: Stor
     await typist.aclose()
 
 
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-1] + bytes((data[-1] ^ 1,)), lambda data: data[: len(data) // 2], lambda data: b"\x00\x00"]
+)
+async def test_a_snapshot_that_the_storage_gives_back_damaged_replaces_nothing(
+    engine: StorageEngine, monkeypatch: pytest.MonkeyPatch, damage: Callable[[bytes], bytes]
+) -> None:
+    """What was made is the document, what was stored is not: no word of it, and all that is older stays."""
+    typist, watched = Typist(engine, after=None), Watched(engine, 1 << 40)
+    await typist("PUT", DOC)
+    await typist.type("old ")
+    assert await watched.compactor.compact(ROOT)
+    older = await typist.newest()
+    await typist.type("new")
+    log = await typist("GET", f"{DOC}?offset=-1")
+    damaged, reads = list[str](), engine.read
+
+    async def damaging(path: str, after: Any, limit: int) -> Any:
+        run = await reads(path, after, limit)
+        if not run.records or "/.snapshots/" not in path or path.endswith(older):
+            return run
+        damaged.append(path)
+        return replace(run, records=(damage(b"".join(run.records)),))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "read", damaging)
+        with pytest.raises(CompactionError, match="the snapshot is not the document"):
+            await watched.compactor.compact(ROOT)
+        assert await typist.newest() == older
+        assert await typist.join() == "old new"
+    assert len(damaged) == 1, "what is stored is read again before anybody is told of it"
+    assert await engine.list(f"{ROOT}/.snapshots/*") == [f"{ROOT}/.snapshots/{older}"]
+    after = await typist("GET", f"{DOC}?offset=-1")
+    assert (after.status, after.body) == (200, log.body), "the log is kept as it is"
+    assert await watched.compactor.compact(ROOT), "the storage is well again"
+    assert await typist.newest() != older
+    assert await typist.join() == "old new"
+    await watched.compactor.aclose()
+    await typist.aclose()
+
+
 async def test_a_failure_is_logged_and_tried_again_when_the_log_has_grown_as_much_again(
     engine: StorageEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -434,6 +475,30 @@ async def test_the_process_makes_the_same_snapshot(engine: StorageEngine) -> Non
     await typist.wait_for_snapshot()
     assert await typist.join() == str(typist.text)
     await typist.aclose()
+
+
+async def test_who_says_nothing_of_workers_gets_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started, here = list[asyncio.subprocess.Process](), list[bytes]()
+    start = asyncio.create_subprocess_exec
+
+    async def noting(*args: Any, **options: Any) -> asyncio.subprocess.Process:
+        assert args == (sys.executable, "-m", "ds_sync.server.documents.worker", "yjs")
+        started.append(await start(*args, **options))
+        return started[-1]
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", noting)
+    monkeypatch.setattr(Compaction, "feed", lambda self, frames: here.append(frames))
+    engine = SqliteEngine(tmp_path / "server.db")
+    typist = Typist(engine, after=100, open_worker=None)
+    await typist("PUT", DOC)
+    await typist.type("x" * 200)
+    await typist.wait_for_snapshot()
+    assert await typist.join() == str(typist.text)
+    assert (len(started), here) == (1, []), "not in this process"
+    assert started[0].pid != os.getpid()
+    await typist.aclose()
+    await engine.aclose()
+    assert started[0].returncode is not None, "it does not outlive its snapshot"
 
 
 async def test_the_process_stands_back_behind_the_server_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:

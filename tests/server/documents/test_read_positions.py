@@ -45,3 +45,20 @@ def test_a_long_silence_forgets_both_turns() -> None:
     reads.note("a", 5)
     clock.time += 2 * SPAN
     assert reads.oldest("a") is None
+
+
+def test_ten_minutes_in_seconds() -> None:
+    clock = Clock()
+    reads = ReadPositions(clock)
+    clock.time += 599
+    assert reads.oldest("a") == 0, "who read before the start may still come"
+    clock.time += 2
+    assert reads.oldest("a") is None
+    clock.time += 599
+    reads.note("a", 50)
+    clock.time += 2
+    assert reads.oldest("a") == 50, "the next ten minutes have begun"
+    clock.time += 597
+    assert reads.oldest("a") == 50, "599 seconds ago"
+    clock.time += 2
+    assert reads.oldest("a") is None, "601 seconds ago"

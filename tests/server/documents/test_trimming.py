@@ -138,6 +138,19 @@ async def test_nothing_goes_that_was_read_of_late(site: Site) -> None:
     assert await site.earliest() > position(second)
 
 
+async def test_nothing_goes_that_was_read_in_the_last_ten_minutes(site: Site) -> None:
+    """In seconds, as it is promised; after twice as long it goes at the latest."""
+    first = await site.milestone("one ")
+    second = await site.milestone("two ")
+    site.reads.note(UPDATES, position(first))
+    site.time += 599
+    await site.milestone("three ")
+    assert await site.earliest() == position(first)
+    site.time += 602
+    await site.milestone("four ")
+    assert await site.earliest() > position(second)
+
+
 async def test_after_a_restart_nothing_goes_for_as_long_as_nobody_knows_who_reads(engine: StorageEngine) -> None:
     site = Site(engine, KeepUpdates(size=0))
     site.time -= SPAN
