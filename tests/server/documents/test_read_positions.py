@@ -56,9 +56,9 @@ def test_ten_minutes_in_seconds() -> None:
     assert reads.oldest("a") is None
     clock.time += 599
     reads.note("a", 50)
-    clock.time += 2
+    clock.time += 1
     assert reads.oldest("a") == 50, "the next ten minutes have begun"
-    clock.time += 597
+    clock.time += 598
     assert reads.oldest("a") == 50, "599 seconds ago"
     clock.time += 2
     assert reads.oldest("a") is None, "601 seconds ago"
