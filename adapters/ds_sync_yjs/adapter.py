@@ -25,6 +25,9 @@ _OUR_ORIGIN = object()
 _TOGETHER = 256
 """Updates that are joined before they are integrated: one by one, each that goes on with a long text has all of it measured."""
 
+_AT_MOST_TOGETHER = 4 * _TOGETHER
+"""So many where it goes well: the text is measured with each run, and copied."""
+
 
 @dataclass(slots=True)
 class _State:
@@ -86,9 +89,15 @@ class YjsAdapter:
         # For the length of this call only: pycrdt's observers hold their document, and would keep it for ever.
         subscription = doc.observe(state.receive_event)
         try:
-            for start in range(0, len(updates), _TOGETHER):
-                run = updates[start : start + _TOGETHER]
-                if len(run) == 1 or not self._apply_together(doc, state, run, checked):
+            together = _TOGETHER
+            while done < len(updates):
+                run = updates[done : done + together]
+                if len(run) > 1 and self._apply_together(doc, state, run, checked):
+                    done += len(run)
+                    together = min(2 * together, _AT_MOST_TOGETHER)
+                elif len(run) > _TOGETHER:
+                    together = _TOGETHER  # one is wrong: which, is found sooner among few
+                else:
                     for update in run:
                         if not checked:
                             with refusing(done):
@@ -96,7 +105,6 @@ class YjsAdapter:
                         self._apply_one(doc, state, squash_update(update), done)
                         done += 1
                     state.parts.clear()  # nothing was wrong with them one by one
-                done = start + len(run)
         finally:
             try:
                 waits = self._settle_waiting(doc, state, updates[:done])

@@ -383,3 +383,21 @@ def test_structs_refer_to_what_was_there_before_them_and_to_others() -> None:
     adapter.apply(doc, [bytes([1, len(structs), C, 0]) + b"".join(structs) + b"\x00"])
     assert str(doc.get("r", type=Text)) == "deabc"
     check_update(bytes([1, 1, C, 0, 0x84, 8, 9, 1]) + b"c\x00")  # 8's are yet to come
+
+
+@pytest.mark.parametrize("bad", [0, 100, 300, 800, 1999])
+def test_which_of_many_updates_is_wrong_is_told_and_those_before_it_are_in(bad: int) -> None:
+    adapter = YjsAdapter()
+    source: Doc[Any] = Doc()
+    updates: list[bytes] = []
+    adapter.observe(source, updates.append)
+    text = source.get("t", type=Text)
+    for number in range(2000):
+        text += f"{number} "
+    doc = adapter.new()
+    with pytest.raises(InvalidUpdateError) as caught:
+        adapter.apply(doc, [*updates[:bad], b"\x01\x01garbage", *updates[bad:]])
+    assert caught.value.index == bad
+    assert str(doc.get("t", type=Text)) == "".join(f"{number} " for number in range(bad))
+    assert adapter.apply(doc, updates)
+    assert str(doc.get("t", type=Text)) == str(text)

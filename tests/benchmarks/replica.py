@@ -28,6 +28,9 @@ SESSION = TRACES / "automerge-paper.json.gz"
 
 SMALL_DOCUMENTS = 500
 
+LARGE_EDITS = 10_000
+"""Of 1,000 bytes each, appended one by one."""
+
 
 def type_session(text: Text, patches: list[tuple[int, int, str]]) -> float:
     started = time.perf_counter()
@@ -83,6 +86,27 @@ async def join(file: Path, url: str, expected: str) -> float:
         return seconds
 
 
+async def write_large(file: Path, url: str | None) -> None:
+    """Make a document of 10 MB; with a server it is sent there, else all of it waits in the outbox."""
+    async with Replica(file, server=url) as replica:
+        note = await replica.open("large")
+        text = note.doc.get("text", type=Text)
+        for number in range(LARGE_EDITS):
+            text += f"{number:09} " + "x" * 989 + "\n"
+        if url is not None:
+            await asyncio.wait_for(note.synced(), 60)
+
+
+async def open_large(file: str) -> None:
+    started = time.perf_counter()
+    async with Replica(file) as replica:
+        note = await replica.open("large")
+        length = len(note.doc.get("text", type=Text))
+        seconds = time.perf_counter() - started
+        assert length == LARGE_EDITS * 1000, length
+        print(length, seconds)
+
+
 def memory() -> int:
     """Return the bytes this process has in memory."""
     gc.collect()
@@ -131,6 +155,11 @@ def measure(rounds: int) -> dict[str, list[float]]:
                 figures["join"].append(asyncio.run(join(Path(folder, f"join{number}.db"), server.url, trace.end)))
             figures["backlog"].append(seconds)
             figures["requests"].append(requests)
+        with ServerProcess() as server:
+            asyncio.run(write_large(Path(folder, "sent.db"), server.url))
+        asyncio.run(write_large(Path(folder, "unsent.db"), None))
+        figures["opened"] = [hold("large", Path(folder, "sent.db")) for _ in range(rounds)]
+        figures["opened-unsent"] = [hold("large", Path(folder, "unsent.db")) for _ in range(rounds)]
         doc: Doc[Text] = Doc()
         type_session(doc.get("text", type=Text), patches)
         update = Path(folder, "paper.update")
@@ -145,6 +174,8 @@ if __name__ == "__main__":
         asyncio.run(hold_open(sys.argv[2]))
     elif sys.argv[1] == "many":
         asyncio.run(hold_many(sys.argv[2]))
+    elif sys.argv[1] == "large":
+        asyncio.run(open_large(sys.argv[2]))
     elif sys.argv[1] == "bare":
         hold_bare(sys.argv[2])
     else:

@@ -144,6 +144,8 @@ REPLICA_LINES = {
     "backlog": Line("that backlog, from connecting to the last acknowledgement", "backlog", "s", higher=False, bars=(Bar(1),)),
     "requests": Line("requests it took", "requests", "requests", higher=False, bars=(Bar(5),)),
     "join": Line("cold join: a new replica, until it has that document", "join", "s", higher=False),
+    "opened": Line("opening a document of 10 MB (10,000 edits), offline", "opened", "s", higher=False, bars=(Bar(0.3),)),
+    "opened-unsent": Line("the same, all edits still unsent", "opened-unsent", "s", higher=False, bars=(Bar(0.3),)),
     "memory": Line("memory of a process with that document open, beside bare pycrdt", "memory", "times", higher=False, bars=(Bar(3),)),
     "document": Line("500 small documents open in one replica, offline: memory of one", "document", "kB", 0.001, higher=False),
 }
