@@ -3,18 +3,22 @@ import { createInterface } from "node:readline"
 import * as Y from "yjs"
 import { OfflineProvider } from "./offline_provider.js"
 
-const [baseUrl, docId, liveMode] = process.argv.slice(2)
+const [baseUrl, docId, liveMode, checkEvery] = process.argv.slice(2)
 const doc = new Y.Doc()
 const body = doc.getText("body")
 console.error = () => {} // the official provider logs every lost connection
 const headers = { "x-asked": async () => "each time" }
 const sent = new Set()
+const told = []
 const { fetch } = globalThis
-globalThis.fetch = (url, options) => {
-  if (options?.cache === "no-store") sent.add(options.headers["x-asked"]) // the wrapper's own requests
-  return fetch(url, options)
+globalThis.fetch = async (url, options) => {
+  const response = await fetch(url, options)
+  if (options?.cache !== "no-store") return response
+  sent.add(options.headers["x-asked"]) // the wrapper's own requests
+  told.push(response.status)
+  return response
 }
-const provider = new OfflineProvider({ doc, baseUrl, docId, liveMode, connect: false, checkEvery: 50, headers })
+const provider = new OfflineProvider({ doc, baseUrl, docId, liveMode, connect: false, checkEvery: Number(checkEvery), headers })
 const until = async (condition, seconds) => {
   for (const end = Date.now() + seconds * 1000; Date.now() < end; ) {
     if (condition()) return true
@@ -29,6 +33,12 @@ const orders = {
   type: ({ text }) => body.insert(body.length, text),
   remove: ({ at, count }) => body.delete(at, count),
   saved: ({ seconds = 20 }) => until(() => provider.saved, seconds),
+  // Check now, and not only when checkEvery is over; return when the server has said this, and that check is over.
+  look: async ({ status, seconds = 20 }) => {
+    const [before, { wake }] = [told.length, provider]
+    const looks = setInterval(() => provider.wake?.(), 200)
+    return until(() => told.includes(status, before) && provider.wake !== wake, seconds).finally(() => clearInterval(looks))
+  },
   is_saved: () => provider.saved,
   sent: () => [...sent],
   deleted: ({ seconds = 20 }) => until(() => provider.deleted, seconds),

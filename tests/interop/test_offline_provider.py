@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.interop]
 
 MODULE = HERE.parents[1] / "examples" / "offline_provider.js"
 
-Join = Callable[[ServerProcess], AbstractAsyncContextManager[NodePeer]]
+Join = Callable[..., AbstractAsyncContextManager[NodePeer]]
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def join(node: str, tmp_path: Path) -> Join:
     for file in (MODULE, HERE / "offline-peer.mjs"):
         shutil.copy(file, folder)
 
-    def start(server: ServerProcess) -> AbstractAsyncContextManager[NodePeer]:
-        return node_peer(node, "offline-peer.mjs", f"{server.url}/v1/yjs/notes", "a", "sse", folder=folder)
+    def start(server: ServerProcess, check_every: int = 50) -> AbstractAsyncContextManager[NodePeer]:
+        return node_peer(node, "offline-peer.mjs", f"{server.url}/v1/yjs/notes", "a", "sse", str(check_every), folder=folder)
 
     return start
 
@@ -214,3 +214,37 @@ async def test_what_was_trimmed_away_costs_nobody_an_edit(join: Join, tmp_path: 
                 assert sorted(text.split()) == ["offline", "one", "theirs", "unsent"]
                 for peer in (connected, offline, fresh):
                     assert await peer("see", text=text, seconds=20)
+
+
+@pytest.mark.parametrize("why", ["set back", "trimmed"])
+async def test_after_a_410_the_provider_inside_goes_on(join: Join, tmp_path: Path, why: str) -> None:
+    """The wrapper looks when it is told to, and then not for ten minutes: what is live comes by the provider inside."""
+    data, backup = tmp_path / "server.db", tmp_path / "backup"
+    with ServerProcess(data) as server:
+        async with join(server) as writer, join(server, check_every=600_000) as reader:
+            await writer("connect")
+            await writer("type", text="one ")
+            assert await writer("saved")
+            await reader("connect")
+            assert await reader("saved")
+            if why == "set back":
+                server.terminate()
+                shutil.copytree(tmp_path, backup, ignore=shutil.ignore_patterns("page", "backup"))
+                server.start()
+                await writer("type", text="two ")
+                assert await reader("see", text="one two ")
+                assert await reader("look", status=200), "its place is after that, too"
+                server.kill()
+                set_back(tmp_path, backup)
+                await writer("type", text="three ")  # what is lost does not come back as the same bytes, which would be the same history
+            else:
+                server.terminate()
+                await write_and_trim(data, "two three ")
+            server.start()
+            assert await writer("saved", seconds=30)
+            assert await reader("look", status=410)
+            assert await reader("saved", seconds=40)
+            assert await reader("see", text="one two three ")
+            assert await writer("see", text="one two three ", seconds=30)
+            await writer("type", text="live ")
+            assert await reader("see", text="one two three live ", seconds=10), "the provider inside asks for the same place for ever"
