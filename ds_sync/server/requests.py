@@ -90,16 +90,21 @@ def parse_source(forked_from: str) -> str:
 
 
 def parse_headers(scope: Scope) -> dict[str, str]:
-    """Return the headers by lower-case name; of a repeated one, the last."""
-    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+    """Return the headers by lower-case name; of a repeated one, its values as one list (RFC 9110 section 5.3), the same value once."""
+    raw = scope["headers"]
+    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in raw}
+    if len(headers) != len(raw):
+        values: dict[str, dict[str, None]] = {}
+        for name, value in raw:
+            values.setdefault(name.decode("latin-1").lower(), {})[value.decode("latin-1")] = None
+        headers = {name: ", ".join(found) for name, found in values.items()}
+    return headers
 
 
 def find_header(scope: Scope, name: bytes) -> str | None:
-    """Return the first value of one header."""
-    for key, value in scope["headers"]:
-        if key == name:
-            return str(value, "latin-1")
-    return None
+    """Return one header; a repeated one as a list."""
+    found = [value for key, value in scope["headers"] if key == name]
+    return b", ".join(found).decode("latin-1") if found else None
 
 
 def parse_query(raw: bytes) -> Mapping[str, list[str]]:

@@ -15,6 +15,7 @@ from ds_sync.exceptions import ClosedError, DsSyncError, RateLimitedError, Stora
 from ds_sync.protocol.framing import build_frames
 from ds_sync.server.app import Application, create_app
 from ds_sync.server.engines.memory import MemoryEngine
+from ds_sync.server.requests import find_header, parse_headers
 from ds_sync.server.responses import Message, build_refusal
 
 pytestmark = pytest.mark.anyio
@@ -377,6 +378,52 @@ async def test_nothing_a_stranger_sends_is_a_fault_of_ours(
     assert answer.status < 500
     if answer.status >= 400 and method != "HEAD":
         assert json.loads(answer.body)["error"]["code"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ([("content-type", "text/plain"), ("content-type", "text/plain")], 204),
+        ([("content-type", "text/plain"), ("content-type", "application/json")], 409),
+        (
+            [("content-type", "text/plain"), ("producer-id", "p"), ("producer-epoch", "0"), ("producer-seq", "0"), ("producer-seq", "1")],
+            400,
+        ),
+        ([("content-type", "text/plain"), ("stream-closed", "true"), ("stream-closed", "true")], 204),
+    ],
+)
+async def test_a_repeated_header_is_a_list_of_its_values(fields: list[tuple[str, str]], status: int) -> None:
+    app = create_app(MemoryEngine())
+    await ask(app, "PUT", "/v1/stream/s", headers={"content-type": "text/plain"})
+    sent: list[Message] = []
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "scheme": "http",
+        "path": "/v1/stream/s",
+        "raw_path": b"/v1/stream/s",
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in [("content-length", "1"), *fields]],
+    }
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"x", "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    assert sent[0]["status"] == status
+    await app.aclose()
+
+
+async def test_tags_may_stand_in_several_headers() -> None:
+    app = create_app(MemoryEngine())
+    await ask(app, "PUT", "/v1/stream/s", headers={"content-type": "text/plain"}, body=b"x")
+    tag = (await ask(app, "GET", "/v1/stream/s", query="offset=-1")).headers["etag"]
+    scope = {"headers": [(b"if-none-match", b'"other"'), (b"if-none-match", tag.encode())]}
+    assert find_header(scope, b"if-none-match") == parse_headers(scope)["if-none-match"] == f'"other", {tag}'
+    await app.aclose()
 
 
 async def test_the_location_of_a_new_stream_is_where_clients_reach_the_server() -> None:
