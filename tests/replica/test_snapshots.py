@@ -1,22 +1,32 @@
 """A replica begins at the server's snapshot, where there is one; a server without such a thing is as before."""
 
 import asyncio
+import os
+import random
+from array import array
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ds_sync.cli.replaying.traces import Patch, load_trace
 from ds_sync.client.transport import Response
 from ds_sync.exceptions import GoneError, NotFoundError
+from ds_sync.protocol.framing import build_frames
 from ds_sync.protocol.history import START
 from ds_sync.protocol.retention import decide_trim
 from ds_sync.server.documents.compaction import Compactor
 from ds_sync.server.documents.snapshots import Snapshots
-from ds_sync.testing.faults import Request, hold, is_append, lose_answer, respond
+from ds_sync.testing.faults import Fault, Request, hold, is_append, lose_answer, respond
 from ds_sync.testing.inline_worker import open_inline
 
 from .conftest import HASTY
 
 pytestmark = pytest.mark.anyio
+
+SESSION = Path(os.environ.get("DS_SYNC_TRACES", Path(__file__).parents[3] / "shared" / "data")) / "automerge-paper.json.gz"
+EDITS = 259_778
 
 
 async def compact(world: Any, *, trim: bool = False, path: str = "note") -> None:
@@ -274,3 +284,73 @@ async def test_a_deleted_document_is_not_brought_back_by_asking(world: Any, acts
     await asyncio.sleep(0.05)
     with pytest.raises(NotFoundError):
         await world.client().head()
+
+
+def read_session() -> tuple[list[Patch], str]:
+    """Return a recorded session of single characters, and its text; where it is not, one as long that is made up, with slips."""
+    if SESSION.exists():
+        trace = load_trace(SESSION, verify=False)
+        return [patch for patches in trace.transactions for patch in patches], trace.end
+    draw, text, patches = random.Random(1), list[str](), list[Patch]()
+    for _ in range(EDITS):
+        if text and draw.random() < 0.3:
+            text.pop()
+            patches.append((len(text), 1, ""))
+        else:
+            patches.append((len(text), 0, draw.choice("abcdefgh ")))
+            text.append(patches[-1][2])
+    return patches, "".join(text)
+
+
+def encode_updates(patches: Iterable[Patch]) -> Iterator[bytes]:
+    """Yield one Yjs update (version 1) a character: what client 1 would send, without the 5 to 10 seconds a library takes to type it."""
+    present, clock = array("I"), 0
+    for at, deleted, inserted in patches:
+        assert deleted + len(inserted) == 1
+        if deleted:
+            yield b"\x00\x01\x01\x01" + encode_number(present.pop(at)) + b"\x01"  # no structs; of one client one run is deleted
+            continue
+        left = b"\x01" + encode_number(present[at - 1]) if at else b""
+        right = b"\x01" + encode_number(present[at]) if at < len(present) else b""
+        parent = b"" if left or right else b"\x01\x04body"
+        data = inserted.encode()
+        info = 0x04 | (0x80 if left else 0) | (0x40 if right else 0)
+        yield b"\x01\x01\x01%b%c%b%b%b%c%b\x00" % (encode_number(clock), info, left, right, parent, len(data), data)
+        present.insert(at, clock)
+        clock += 1
+
+
+def encode_number(number: int) -> bytes:
+    encoded = bytearray()
+    while number > 127:
+        encoded.append(number & 127 | 128)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
+async def test_a_document_of_a_quarter_of_a_million_updates_is_joined_by_its_snapshot(world: Any, acts: Any) -> None:
+    patches, text = read_session()
+    assert len(patches) == EDITS
+    log = build_frames(list(encode_updates(patches)))
+    url, network = f"{world.url}/v1/yjs/default/docs/note", world.network()
+    assert (await network.request("PUT", url, headers={}, timeout=10)).status == 201
+    assert (await network.request("POST", url, headers={}, body=log, timeout=10)).status == 204
+    assert len(await world.payloads()) == EDITS, "one by one, as they were"
+    await compact(world)
+    received = 0
+
+    async def count(request: Request, response: Response) -> Response:
+        nonlocal received
+        received += len(response.body)
+        return response
+
+    network = world.network()
+    network.inject(Fault(after=count), times=None)
+    note = await (await world.replica("a", transport=network)).open("note")
+    await acts.synced(note)
+    assert acts.read(note) == text
+    assert (network.count(asks_for_snapshot), network.count(reads_snapshot), network.count(reads_everything)) == (1, 1, 0)
+    (rest,) = (request.url for request in network.requests if ".updates?" in request.url)
+    assert f"offset={len(log):016}_" in rest, "from the end of the log on"
+    assert received < len(log) / 4
