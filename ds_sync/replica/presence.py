@@ -1,13 +1,15 @@
 """Presence: who has the document open now, and what each says of itself (Yjs awareness over HTTP, YJS-PROTOCOL.md sections 5.5 and 5.6).
 
-Nothing here is ever on disk. Each client repeats its word every 15 seconds; one that is not heard of for 30 seconds is gone.
+Nothing here is ever on disk. Each client repeats its word every 15 seconds (those of y-protocols, every 15 to 18); one that is not heard of
+for 30 seconds is gone. A word that was said before we listened is of unknown age: the server forgets words after 24 seconds (KEPT_SECONDS
+in ds_sync/server/engines/presence.py), so we look every 5 seconds what it has left. Who is gone from there is gone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Any, Final
 
 from ds_sync.client.retry import Backoff, RetryPolicy
@@ -22,10 +24,18 @@ from ds_sync.protocol.urls import redact_url
 from ds_sync.replica.signal import Signal
 
 RENEW_SECONDS: Final = 15.0
-TIMEOUT_SECONDS: Final = 30.0
+TIMEOUT_SECONDS: Final = 29.0
+"""With the second between two looks at the clock, 30."""
 
-OLD_SECONDS: Final = 15.0
-"""How long a word that was said before we listened counts as spent already: who is still there repeats it soon."""
+OLD_SECONDS: Final = 5.0
+"""How old a word counts that was said before we listened: it has 24 s left, even on a server that forgets nothing. Clients that are there
+repeat theirs within 18 s."""
+
+LOOK_SECONDS: Final = 5.0
+"""Between two looks at what the server still has of such words, while there are any."""
+
+FULL_BYTES: Final = 128 * 1024
+"""Where more is left than this, words may be missing for want of room, and not because they are old: then nobody is taken for gone."""
 
 LEAVE_SECONDS: Final = 1.0
 """For saying good-bye."""
@@ -52,6 +62,8 @@ class Presence:
         self._own: Word | None = None
         self._others: dict[int, tuple[Word, float]] = {}
         """Each with when it was heard. Those that said good-bye stay until they are forgotten, so that an old word does not revive them."""
+        self._unproven: set[int] = set()
+        """Of them: those of whom nothing was heard since we listen. They may have been gone before."""
         self._heard = Signal()
         self._said = Signal()
         self._caught_up = self._ended = False
@@ -103,14 +115,15 @@ class Presence:
 
     async def run(self, stream: StreamClient) -> None:
         """Be present on `stream` until cancelled; then say good-bye. A server without presence is asked again from time to time."""
-        self._caught_up = False
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._listen(stream))
                 group.create_task(self._speak(stream))
                 group.create_task(self._forget())
+                group.create_task(self._look_again(stream))
         finally:
             self._others.clear()
+            self._unproven.clear()
             self._heard.notify()
             if self._own is not None and self._own.state is not None:
                 await self._leave(stream, self._own)
@@ -118,6 +131,7 @@ class Presence:
     async def _listen(self, stream: StreamClient) -> None:
         backoff = Backoff(RETRY, self._environment.random)
         while True:
+            self._caught_up = False
             try:
                 async with stream.follow(BEGINNING, live="sse") as follower:
                     async for item in follower:
@@ -125,6 +139,8 @@ class Presence:
                             backoff.reset()
                             self._hear(item.data)
                             self._caught_up = self._caught_up or item.up_to_date
+                        else:
+                            self._caught_up = False  # what is said until we are back may be old by then
             except GoneError:
                 continue  # what we were about to read is forgotten: begin with what is left
             except DsSyncError as error:
@@ -153,11 +169,30 @@ class Presence:
         while True:
             await self._environment.sleep(1.0)
             late = self._environment.monotonic() - TIMEOUT_SECONDS
-            gone = [client for client, (_, heard) in self._others.items() if heard <= late]
-            for client in gone:
-                del self._others[client]
-            if gone:
-                self._heard.notify()
+            self._drop([client for client, (_, heard) in self._others.items() if heard <= late])
+
+    async def _look_again(self, stream: StreamClient) -> None:
+        """Drop those of whom nothing was heard since we listen, once the server has forgotten what they said before."""
+        while True:
+            await self._environment.sleep(LOOK_SECONDS)
+            if not self._unproven:
+                continue
+            asked = frozenset(self._unproven)
+            try:
+                page = await stream.read(BEGINNING, fresh=True)
+                left = {word.client for word in self._decode(page.data)}
+            except DsSyncError as error:
+                _log.debug("%s: what is left is not known: %s", redact_url(stream.url), error)
+                continue
+            if page.up_to_date and len(page.data) <= FULL_BYTES:
+                self._drop((asked & self._unproven) - left)
+
+    def _drop(self, clients: Collection[int]) -> None:
+        for client in clients:
+            del self._others[client]
+            self._unproven.discard(client)
+        if clients:
+            self._heard.notify()
 
     async def _leave(self, stream: StreamClient, own: Word) -> None:
         # Said again at the next `run`: only this connection ends.
@@ -171,20 +206,24 @@ class Presence:
 
     def _hear(self, data: bytes) -> None:
         try:
-            updates = parse_frames(data).payloads
+            words = self._decode(data)
         except FramingError:
             return  # a stranger's bytes; others follow in the next page
         changed = False
-        for update in updates:
-            try:
-                words = self._adapter.decode(update)
-            except InvalidUpdateError as error:
-                _log.debug("presence that can't be read: %s", error)
-                continue
-            for word in words:
-                changed = self._take(word) or changed
+        for word in words:
+            changed = self._take(word) or changed
         if changed:
             self._heard.notify()
+
+    def _decode(self, data: bytes) -> list[Word]:
+        """Return all words that can be read. Raises FramingError."""
+        words: list[Word] = []
+        for update in parse_frames(data).payloads:
+            try:
+                words += self._adapter.decode(update)
+            except InvalidUpdateError as error:
+                _log.debug("presence that can't be read: %s", error)
+        return words
 
     def _take(self, word: Word) -> bool:
         if word.client == self.client:
@@ -199,8 +238,14 @@ class Presence:
         now = self._environment.monotonic()
         self._others.pop(word.client, None)
         self._others[word.client] = (word, now if self._caught_up else now - OLD_SECONDS)
+        if self._caught_up:
+            self._unproven.discard(word.client)
+        else:
+            self._unproven.add(word.client)
         if len(self._others) > MAX_CLIENTS:
-            del self._others[next(iter(self._others))]
+            first = next(iter(self._others))
+            del self._others[first]
+            self._unproven.discard(first)
         return word.state is not None or (known is not None and known[0].state is not None)
 
     def _defend(self, word: Word) -> None:

@@ -25,7 +25,7 @@ from ds_sync.server.documents.snapshots import SUFFIX, Snapshot, Snapshots, buil
 from ds_sync.server.documents.trimming import Trimmer
 from ds_sync.server.engines.base import StorageEngine
 from ds_sync.server.engines.presence import PresenceEngine
-from ds_sync.server.live import Waiters
+from ds_sync.server.live import SharedPages, Waiters
 from ds_sync.server.lives import Lives
 from ds_sync.server.requests import DEFAULT_CONTENT_TYPE, only_value, parse_query, parse_stream_path
 from ds_sync.server.responses import COMMON_HEADERS, METHODS, HeaderList, Receive, Scope, Send, answer
@@ -131,6 +131,7 @@ class Documents:
         self.presence.watch(self._waiters.wake)
         small = replace(limits, max_body=min(limits.max_body, PRESENCE_LIMIT))
         self._presence_streams = Streams(self.presence, environment, small, self._waiters)
+        self._presence_streams.pages = SharedPages(0)  # none: what is at the beginning changes by time alone, and no offset tells
 
     async def serve(self, name: DocumentName, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request on a document's URL."""

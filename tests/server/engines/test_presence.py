@@ -81,6 +81,19 @@ async def test_what_is_too_old_goes_before_what_is_not(room: Room) -> None:
     assert room.engine._cost == room.cost()
 
 
+async def test_a_word_is_kept_for_24_seconds(room: Room) -> None:
+    """Who repeats it every 18 s is always in what is left."""
+    await room.say("room", b"first")
+    room.time += 18
+    await room.say("room", b"second")
+    room.time += 5.9
+    assert await room.heard("room") == [b"first", b"second"]
+    room.time += 0.1
+    assert await room.heard("room") == [b"second"]
+    room.time += 18
+    assert await room.heard("room") == []
+
+
 async def test_many_small_words_count_for_what_they_cost(room: Room) -> None:
     for number in range(1_000):
         await room.say(f"stream {number % 3}", b"x")
