@@ -12,7 +12,8 @@ from ds_sync_yjs.presence import YjsPresence
 from ds_sync.client.stream import StreamClient
 from ds_sync.crdt import Word, load_adapter
 from ds_sync.environment import Environment
-from ds_sync.protocol.framing import build_frame
+from ds_sync.protocol.framing import build_frame, parse_frames
+from ds_sync.protocol.offsets import BEGINNING
 from ds_sync.replica import presence as presence_module
 from ds_sync.replica.document import Document
 from ds_sync.replica.presence import Presence
@@ -132,11 +133,24 @@ async def test_old_words_do_not_revive_who_left(tmp_path: Path, transport: AsgiT
         assert await until(one.presence, lambda states: {"n": 9} in states) == [{"n": 8}, {"n": 9}]
 
 
+async def last_word(stream: StreamClient, client: int) -> Word:
+    """Return what the server has last heard of `client`."""
+    updates = parse_frames((await stream.read(BEGINNING, fresh=True)).data).payloads
+    return [word for update in updates for word in YjsPresence().decode(update) if word.client == client][-1]
+
+
 async def test_who_is_taken_for_gone_says_that_it_is_there(tmp_path: Path, transport: AsgiTransport) -> None:
     async with person(tmp_path, "one", transport) as (_, one), person(tmp_path, "two", transport) as (_, two):
         one.presence.set({"name": "Ada"})
         await until(two.presence, bool)
         await say(transport, Word(one.presence.client, 100, None))
+        stream = StreamClient(URL, transport=transport, params={"awareness": "default"})
+        async with asyncio.timeout(5):
+            last = Word(0, 0, None)
+            while last.clock <= 100:
+                last = await last_word(stream, one.presence.client)
+                await asyncio.sleep(0.01)
+        assert last == Word(one.presence.client, 101, {"name": "Ada"})
         await until(two.presence, lambda states: states == [{"name": "Ada"}])
 
 
