@@ -1,23 +1,22 @@
 // The official Yjs provider, made safe: edits typed while it was not connected, or in a request that failed, reach the server too; and it
 // comes back when the server says 410 (what was read has been trimmed, or the server was set back to a backup).
-//   import { OfflineProvider } from "./offline_provider.js"
 //   const provider = new OfflineProvider({ doc, baseUrl: "http://localhost:4437/v1/yjs/my-service", docId: "my-document" })
 //   provider.onsaved = (saved) => { indicator.textContent = saved ? "saved on the server" : "not saved yet" }
-// How: it reads the document a second time, into a Y.Doc of its own, and so knows what the server *has*. What is here beyond that is posted.
-// Yjs updates may come twice, so a request whose answer was lost is repeated. Edits live in memory until saved: add y-indexeddb for the rest.
+// How: it reads the document a second time, into a Y.Doc of its own, and so knows what the server *has*. What is here beyond that is posted;
+// twice does no harm. Edits live in memory until saved: add y-indexeddb for the rest.
 import { YjsProvider } from "@durable-streams/y-durable-streams"
 import * as Y from "yjs"
-
 export class OfflineProvider {
   constructor({ checkEvery = 2000, ...options }) { // those of YjsProvider, and the milliseconds between two looks at what the server has
     this.provider = new YjsProvider({ ...options, connect: false })
     this.provider.on("error", () => {}) // what went wrong shows in `saved`, and is tried again
     // saved: whether the server has everything this document has, deletions too; deleted: whether somebody deleted it there
     const { doc, baseUrl, docId, headers = {} } = options
-    Object.assign(this, { doc, headers, checkEvery, saved: false, deleted: false, failures: 0, onsaved() {} })
+    Object.assign(this, { doc, headers, checkEvery, saved: false, deleted: false, failures: 0, unread: false, onsaved() {} })
     this.url = `${baseUrl.replace(/\/$/, "")}/docs/${docId}`
     this.forget()
-    this.edited = (update, origin) => origin === "server" || this.tell(false) // YjsProvider's mark for what it received
+    // What YjsProvider received ("server") is there, unless the server is set back before it was read here, too.
+    this.edited = (update, origin) => (origin === "server" ? (this.unread = true) : this.tell(false))
     this.doc.on("update", this.edited)
     if (options.connect !== false) this.connect()
   }
@@ -82,11 +81,13 @@ export class OfflineProvider {
     if (this.offset !== "snapshot") await this.read() // before connecting, which would make a document that was deleted
     // It waits for ever where the server went away in the middle of something: then it begins again at the next look.
     if (!this.provider.connected) await this.within(this.provider.connect(), () => void this.provider.disconnect())
-    if (this.saved) return
+    if (this.saved && !this.unread) return
+    this.unread = false
     if (this.provider.connected) await this.within(this.provider.flush()) // it may be on its way
     await this.read()
     const rest = this.missing()
-    if (!rest) return this.tell(true)
+    this.tell(!rest)
+    if (!rest) return
     await this.request("", { method: "POST", body: frame(rest), headers: { "content-type": "application/octet-stream" } })
     await this.read()
     this.tell(!this.missing())
@@ -140,7 +141,6 @@ function frame(update) {
   for (; size > 127; size = Math.floor(size / 128)) head.push((size % 128) | 128)
   return new Uint8Array([...head, size, ...update])
 }
-
 function* frames(data) {
   for (let at = 0; at < data.length; ) {
     let size = 0

@@ -43,7 +43,9 @@ def build_page(run: Run, offset: str, cursor: str | None, if_none_match: str | N
         raise AssertionError("only pages of living streams are answered")
     end = run.next_offset
     closed = state.closed and run.up_to_date
-    etag = build_etag(state.incarnation, offset, end, closed=closed)
+    # What retention drops changes what is at the beginning, and not how the page ends.
+    start = offset if offset != BEGINNING or state.earliest is None else f"{offset}:{state.earliest.position}"
+    etag = build_etag(state.incarnation, start, end, closed=closed)
     longest = None if state.deadline is None else state.expiry.longest_cached(now)
     policy = decide_cache_control(from_beginning=offset == BEGINNING, up_to_date=run.up_to_date, live=cursor is not None, longest=longest)
     fields: HeaderList = [
@@ -63,7 +65,7 @@ def build_page(run: Run, offset: str, cursor: str | None, if_none_match: str | N
         return 304, fields, b""
     if len(run.records) == 1 and not state.is_json:
         return 200, fields, run.records[0]
-    return 200, fields, pages.page((state.incarnation, offset, end, "page"), lambda: join_records(state, run.records))
+    return 200, fields, pages.page((state.incarnation, start, end, "page"), lambda: join_records(state, run.records))
 
 
 def build_silence(run: Run, cursor: str) -> Answer:

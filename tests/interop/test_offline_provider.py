@@ -248,3 +248,29 @@ async def test_after_a_410_the_provider_inside_goes_on(join: Join, tmp_path: Pat
             assert await writer("see", text="one two three ", seconds=30)
             await writer("type", text="live ")
             assert await reader("see", text="one two three live ", seconds=10), "the provider inside asks for the same place for ever"
+
+
+async def test_what_came_from_others_is_given_back_though_it_was_never_read_here(join: Join, tmp_path: Path) -> None:
+    """The provider inside brings somebody's edit; the server is set back before that, and whose edit it was is away."""
+    backup = tmp_path / "backup"
+    with ServerProcess(tmp_path / "server.db") as server:
+        async with join(server, check_every=600_000) as reader:
+            async with join(server) as writer:
+                await writer("connect")
+                await writer("type", text="one ")
+                assert await writer("saved")
+                await reader("connect")
+                assert await reader("saved")
+                server.terminate()
+                shutil.copytree(tmp_path, backup, ignore=shutil.ignore_patterns("page", "backup"))
+                server.start()
+                await writer("type", text="two ")
+                assert await reader("see", text="one two ")
+            server.kill()
+            set_back(tmp_path, backup)
+            server.start()
+            assert await reader("look", status=204), "it has posted"
+            assert await reader("saved")
+            async with join(server) as fresh:
+                await fresh("connect")
+                assert await fresh("see", text="one two ")

@@ -230,3 +230,18 @@ async def test_a_reading_that_fails_is_told_to_all_and_the_next_one_reads_again(
     pages.fetch(key, read, answers.append)
     await asyncio.sleep(0)
     assert answers[2:] == [page, None], "not settled: only for who asked before it was read"
+
+
+async def test_what_retention_drops_from_the_only_page_is_not_served_from_memory(tmp_path: Path) -> None:
+    async with serving(tmp_path / "server.db") as (client, engine):
+        await fill(client, RECORDS[:2])
+        page = await client.get("/s", params={"offset": "-1"})
+        assert page.content == RECORDS[0] + RECORDS[1]
+        run = await engine.read("s", parse_place("0000000000000000_0000000000000000"), 150)
+        assert run.state is not None
+        assert not run.up_to_date
+        life = run.state.incarnation
+        assert await engine.transact(("s",), lambda views: decide_trim(views[0], life, run.end, 0.0))
+        again = await client.get("/s", params={"offset": "-1"}, headers={"if-none-match": page.headers["etag"]})
+        assert (again.status_code, again.content) == (200, RECORDS[1])
+        assert again.headers["stream-next-offset"] == page.headers["stream-next-offset"]
