@@ -15,7 +15,7 @@ from ds_sync_yjs.content import YjsContent
 from ds_sync_yjs.presence import YjsPresence
 from ds_sync_yjs.squash import squash_update
 from ds_sync_yjs.updates import join_updates, refusing, require_update
-from ds_sync_yjs.wire import WireError, check_update, deletes_beyond, is_within, mend_update, read_ranges, read_version
+from ds_sync_yjs.wire import WireError, check_update, deletes_beyond, is_plain_edit, is_within, mend_update, read_ranges, read_version
 
 _log = logging.getLogger("ds_sync.yjs")
 
@@ -231,6 +231,8 @@ class YjsAdapter:
 
 def _require_readable(state: _State, edit: bytes) -> bytes:
     """Return an edit of the application as others can read it. Raises InvalidUpdateError for one that nobody could."""
+    if is_plain_edit(edit):
+        return edit
     try:
         check_update(edit)
     except WireError:

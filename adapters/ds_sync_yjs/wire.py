@@ -17,6 +17,9 @@ MAX_DEPTH = 2_000
 MAX_CLOCK = 2**31
 """pycrdt computes clocks in 32 bits, and panics on overflow with the update half integrated."""
 
+_SHORT = MAX_DEPTH // 2
+"""Bytes that hold no values as deep as that: each level takes two."""
+
 _ARRAY, _MAP = 0x75, 0x76
 _COLLECTED, _DELETED, _GAP = 0, 1, 10
 
@@ -113,6 +116,35 @@ def check_update(update: bytes) -> int:
     reader = Reader(update)
     _check(reader)
     return reader.at
+
+
+def is_plain_edit(edit: bytes) -> bool:
+    """Whether an edit of pycrdt's own needs no `check_update`, which would take as long as making it did: what is typed.
+
+    That is deletions alone, or one struct whose right origin, if it has one, is older than itself; too short to be nested deeply.
+    """
+    if not edit[0]:
+        return True
+    if edit[0] != 1 or edit[1] != 1 or len(edit) > _SHORT:
+        return False
+    at = _behind_varint(edit, 2)
+    client = edit[2:at]
+    reader = Reader(edit, at)
+    clock = reader.varint()
+    info = reader.byte()
+    if not info & 0x40:
+        return True
+    at = reader.at
+    if info & 0x80:
+        at = _behind_varint(edit, _behind_varint(edit, at))
+    reader.at = _behind_varint(edit, at)
+    return edit[at : reader.at] != client or reader.varint() < clock
+
+
+def _behind_varint(data: bytes, at: int) -> int:
+    while data[at] > 0x7F:
+        at += 1
+    return at + 1
 
 
 def mend_update(update: bytes) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from ds_sync_yjs import YjsAdapter
-from ds_sync_yjs.wire import MAX_DEPTH, WireError, check_update
+from ds_sync_yjs.wire import MAX_DEPTH, WireError, check_update, is_plain_edit
 from pycrdt import Array, Doc, Map, Text, XmlElement, XmlFragment, XmlText
 
 from ds_sync.crdt import CrdtAdapter, load_adapter
@@ -401,3 +401,34 @@ def test_which_of_many_updates_is_wrong_is_told_and_those_before_it_are_in(bad: 
     assert str(doc.get("t", type=Text)) == "".join(f"{number} " for number in range(bad))
     assert adapter.apply(doc, updates)
     assert str(doc.get("t", type=Text)) == str(text)
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_what_passes_as_a_plain_edit_needs_no_check(seed: int) -> None:
+    """Typing, deleting, values and formats; and text inserted inside characters, which pycrdt writes so that nobody can read it."""
+    chance = random.Random(seed)
+    doc: Doc[Any] = Doc(client_id=chance.choice((1, 127, 128, 2**31, 2**32 - 1)))
+    if chance.random() < 0.5:
+        other: Doc[Any] = Doc()
+        other.get("t", type=Text).insert(0, "before é😀")
+        doc.apply_update(other.get_update())
+    edits: list[bytes] = []
+    doc.observe(lambda event: edits.append(event.update))
+    text, array, table = doc.get("t", type=Text), doc.get("a", type=Array), doc.get("m", type=Map)
+    for _ in range(chance.randint(1, 40)):
+        size = len(str(text).encode())
+        what = chance.randrange(6)
+        if what < 3:
+            text.insert(chance.randint(0, size), chance.choice(("a", "é", "😀", "word ", "x" * 200)))
+        elif what == 3 and size:
+            at = len(str(text)[: chance.randrange(len(str(text)))].encode())  # inside a character pycrdt may panic
+            del text[at : at + len(str(text).encode()[at:].decode()[0].encode())]
+        elif what == 4:
+            array.append(chance.choice((1, "a", [1, [2]], {"a": None})))
+        else:
+            table["k"] = chance.random()
+    found = [is_plain_edit(edit) for edit in edits]
+    for edit, plain in zip(edits, found, strict=True):
+        if plain:
+            check_update(edit)
+    assert not edits or any(found)
