@@ -13,7 +13,7 @@ import pytest
 from ds_sync.cli.replaying.traces import Patch, load_trace
 from ds_sync.client.transport import Response
 from ds_sync.exceptions import GoneError, NotFoundError
-from ds_sync.protocol.framing import build_frames
+from ds_sync.protocol.framing import build_frames, build_varint
 from ds_sync.protocol.history import START
 from ds_sync.protocol.retention import decide_trim
 from ds_sync.server.documents.compaction import Compactor
@@ -308,25 +308,16 @@ def encode_updates(patches: Iterable[Patch]) -> Iterator[bytes]:
     for at, deleted, inserted in patches:
         assert deleted + len(inserted) == 1
         if deleted:
-            yield b"\x00\x01\x01\x01" + encode_number(present.pop(at)) + b"\x01"  # no structs; of one client one run is deleted
+            yield b"\x00\x01\x01\x01" + build_varint(present.pop(at)) + b"\x01"  # no structs; of one client one run is deleted
             continue
-        left = b"\x01" + encode_number(present[at - 1]) if at else b""
-        right = b"\x01" + encode_number(present[at]) if at < len(present) else b""
+        left = b"\x01" + build_varint(present[at - 1]) if at else b""
+        right = b"\x01" + build_varint(present[at]) if at < len(present) else b""
         parent = b"" if left or right else b"\x01\x04body"
         data = inserted.encode()
         info = 0x04 | (0x80 if left else 0) | (0x40 if right else 0)
-        yield b"\x01\x01\x01%b%c%b%b%b%c%b\x00" % (encode_number(clock), info, left, right, parent, len(data), data)
+        yield b"\x01\x01\x01%b%c%b%b%b%c%b\x00" % (build_varint(clock), info, left, right, parent, len(data), data)
         present.insert(at, clock)
         clock += 1
-
-
-def encode_number(number: int) -> bytes:
-    encoded = bytearray()
-    while number > 127:
-        encoded.append(number & 127 | 128)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
 
 
 async def test_a_document_of_a_quarter_of_a_million_updates_is_joined_by_its_snapshot(world: Any, acts: Any) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -10,13 +9,9 @@ from ds_sync_ywebsocket import connection, gateway, messages, room
 from pycrdt import Doc, Text
 from talking import Client, House, write_update
 
-from ds_sync.crdt import Word
-from ds_sync.exceptions import ForbiddenError, GoneError, NotFoundError, ResponseError, StorageFullError, UnauthorizedError
-from ds_sync.protocol.history import Place
-from ds_sync.server.admission import Access, Visitor
-from ds_sync.server.engines.base import Decide, Run
+from ds_sync.exceptions import StorageFullError
+from ds_sync.server.engines.base import Decide
 from ds_sync.server.engines.memory import MemoryEngine
-from ds_sync.server.engines.sqlite import SqliteEngine
 
 pytestmark = pytest.mark.anyio
 R = TypeVar("R")
@@ -351,131 +346,6 @@ async def test_a_document_that_is_deleted_says_so_and_may_be_made_again(house: H
     assert len(await house.stored()) == 1
 
 
-class TrimmingEngine(MemoryEngine):
-    """Has dropped what is asked for, `times` times."""
-
-    times = 0
-
-    async def read(self, path: str, after: Place | None, limit: int) -> Run:
-        if self.times and limit and path.endswith("/.updates"):
-            self.times -= 1
-            raise GoneError("dropped", code="OFFSET_EXPIRED")
-        return await super().read(path, after, limit)
-
-
-async def test_what_is_dropped_while_a_room_is_loaded_is_in_a_newer_snapshot(open_house: OpenHouse) -> None:
-    engine = TrimmingEngine()
-    house = await open_house(engine)
-    await house.append([write_update("x")])
-    engine.times = 2
-    ann = await house.join()
-    assert (str(ann.text), engine.times) == ("x", 0)
-
-
-async def test_a_room_that_has_fallen_behind_begins_again(open_house: OpenHouse) -> None:
-    engine = TrimmingEngine()
-    house = await open_house(engine)
-    ann = await house.join()
-    engine.times = 1
-    await house.append([write_update("x")])
-    await ann.wait(lambda client: client.closed is not None)
-    assert ann.closed is not None
-    assert ann.closed[0] == 1013
-    again = await house.join()
-    assert str(again.text) == "x"
-
-
-@pytest.mark.parametrize("room", [".hidden", "a/.updates", "..", "a%00b", "%2e%2e/b", ""])
-async def test_a_room_that_can_be_no_document_is_refused(house: House, room: str) -> None:
-    client = house.connect(room)
-    await client.wait(lambda client: client.closed is not None)
-    assert client.closed is not None
-    assert client.closed[0] == 4400
-
-
-@pytest.mark.parametrize(
-    ("error", "code"), [(ForbiddenError("not yours"), 4403), (UnauthorizedError("who?"), 4401), (NotFoundError("no such room"), 4404)]
-)
-async def test_permission_denied(open_house: OpenHouse, error: ResponseError, code: int) -> None:
-    async def admit(visitor: Visitor) -> Access:
-        if (visitor.service, visitor.room) == ("default", "a/secret"):
-            raise error
-        return Access.WRITE
-
-    house = await open_house(admit=admit)
-    await house.append([write_update("secret")], "a/secret")
-    client = house.connect("a%2Fsecret")
-    await client.wait(lambda client: client.closed is not None)
-    assert client.closed == (code, str(error))
-    told = [messages.build_refusal(str(error))] if code != 4404 else []
-    assert client.frames == told  # y-protocols/auth.js
-    assert (await house.join("open")).closed is None
-
-
-@pytest.mark.parametrize("answer", [None, True, "write", RuntimeError("no database")])
-async def test_an_application_that_fails_lets_nobody_in(open_house: OpenHouse, answer: Any, caplog: pytest.LogCaptureFixture) -> None:
-    async def admit(visitor: Visitor) -> Access:
-        if isinstance(answer, Exception):
-            raise answer
-        return answer  # type: ignore[no-any-return]
-
-    house = await open_house(admit=admit)
-    await house.append([write_update("secret")])
-    client = house.connect()
-    await client.wait(lambda client: client.closed is not None)
-    assert client.closed == (1011, "the server failed")
-    assert client.frames == []
-    assert "a conversation failed" in caplog.text
-
-
-async def test_a_long_reason_fits_into_a_close_frame(open_house: OpenHouse) -> None:
-    async def admit(visitor: Visitor) -> Access:
-        raise ForbiddenError("a" + "\u00e9" * 200)
-
-    client = (await open_house(admit=admit)).connect()
-    await client.wait(lambda client: client.closed is not None)
-    assert client.closed == (4403, "a" + "\u00e9" * 61)
-
-
-async def test_who_may_only_read_is_told_once_and_changes_nothing(open_house: OpenHouse) -> None:
-    async def admit(visitor: Visitor) -> Access:
-        return Access.READ if visitor.query.get("as") == "guest" else Access.WRITE
-
-    house = await open_house(admit=admit)
-    ann = await house.join()
-    ann.edit("Ann")
-    guest = house.connect(query="as=guest")
-    guest.text.insert(0, "offline ")
-    guest.sync()
-    await guest.wait(lambda client: "Ann" in str(client.text))
-    refusals = [messages.build_refusal("you may only read here: what you change is not kept")]
-    await guest.wait(lambda client: [frame for frame in client.frames if frame[0] == messages.AUTH] == refusals)
-    guest.edit("more", "x" * 5000)
-    guest.say(7, 1, "a guest")
-    await ann.wait(lambda client: client.words.get(7) == Word(7, 1, "a guest"))
-    ann.edit("!")
-    await guest.wait(lambda client: "!" in str(client.text))
-    assert str(ann.text) == "Ann!"
-    assert len(await house.stored()) == 2
-    assert [frame for frame in guest.frames if frame[0] == messages.AUTH] == refusals
-    assert guest.closed is None
-
-
-async def test_who_may_only_read_and_only_does_is_told_nothing(open_house: OpenHouse) -> None:
-    async def admit(visitor: Visitor) -> Access:
-        return Access.READ
-
-    house = await open_house(admit=admit)
-    await house.append([write_update("there")])
-    guest = await house.join()
-    await guest.see("there")
-    guest.send(messages.build_sync(messages.STEP_2, guest.document.get_update()))
-    guest.send(bytes((messages.ASK_PRESENCE,)))
-    await guest.wait(lambda client: client.frames[-1][0] == messages.PRESENCE)
-    assert all(frame[0] != messages.AUTH for frame in guest.frames)
-    assert (await house.ask("GET", "/v1/stream/yjs/default/docs/none/.updates"))[0] == 404
-
-
 async def test_a_subprotocol_that_is_offered_is_taken(house: House) -> None:
     client = house.connect(subprotocols=["one", "two"])
     await client.wait(lambda client: bool(client.frames))
@@ -495,55 +365,3 @@ async def test_a_path_without_a_gateway_is_refused(house: House) -> None:
     client = Client(house.app, "/v1/nothing/default/room")
     await asyncio.wait_for(client.task, 5)
     assert (client.accepted, client.closed) == (None, (1008, ""))
-
-
-class NotingEngine(SqliteEngine):
-    """Notes what is read: of which stream, from which position on."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.noted: list[tuple[str, int]] = []
-
-    async def read(self, path: str, after: Place | None, limit: int) -> Run:
-        if after is not None and limit:
-            self.noted.append((path, after.position))
-        return await super().read(path, after, limit)
-
-
-async def test_an_idle_room_is_let_go_and_loaded_again_from_snapshot_and_updates(
-    tmp_path: Path, open_house: OpenHouse, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gateway, "IDLE_SECONDS", 0.05)
-    monkeypatch.setattr(gateway, "ROUND_SECONDS", 0.02)
-    engine = NotingEngine(tmp_path / "streams.db")
-    house = await open_house(engine, compact_after=1000)
-    ann, _ = await house.join(), await house.join()
-    ann.edit("x" * 2000)
-    await ann.wait(lambda client: bool(client.updates()))
-    await snapshot_of_the_room(house)
-    ann.edit("y")
-    await ann.wait(lambda client: len(client.updates()) == 2)
-    await ann.hang_up()
-    await asyncio.sleep(0.2)
-    engine.noted.clear()
-    await house.join()
-    assert engine.noted == [], "somebody is there: the room is held"
-    for client in house.clients:
-        await client.hang_up()
-    await asyncio.sleep(0.2)
-    late = await house.join()
-    assert str(late.text) == "x" * 2000 + "y"
-    updates = [position for path, position in engine.noted if path.endswith("/.updates")]
-    snapshots = [position for path, position in engine.noted if not path.endswith("/.updates")]
-    assert len(snapshots) >= 1, "nobody was there: the room was let go, and is loaded"
-    assert updates
-    assert min(updates) > 0, "what the snapshot holds is not read again"
-
-
-async def snapshot_of_the_room(house: House) -> None:
-    for _ in range(400):
-        _, headers, _ = await house.ask("GET", "/v1/yjs/default/docs/room?offset=snapshot")
-        if headers["location"].endswith("_snapshot"):
-            return
-        await asyncio.sleep(0.05)
-    raise AssertionError("no snapshot was made")

@@ -1,124 +1,26 @@
 """Snapshots: made, verified, found, replaced; and what happens when one can't be made."""
 
 import asyncio
-import os
 import random
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
 from pycrdt import Doc, Text
 
-from ds_sync.client.transport import Response
-from ds_sync.crdt import load_adapter
 from ds_sync.environment import Environment
 from ds_sync.exceptions import CompactionError, NotFoundError
-from ds_sync.protocol.framing import build_frame, build_frames, parse_frames
+from ds_sync.protocol.framing import build_frame
 from ds_sync.protocol.history import START, spell_place
-from ds_sync.server.app import create_app
-from ds_sync.server.documents.compaction import CHECK_SECONDS, PATIENCE, Compactor, Worker, open_process
+from ds_sync.server.documents.compaction import CHECK_SECONDS, PATIENCE, Compactor, Worker
 from ds_sync.server.documents.snapshots import Snapshot, Snapshots
-from ds_sync.server.documents.worker import Compaction
 from ds_sync.server.engines.base import StorageEngine
-from ds_sync.server.engines.memory import MemoryEngine
-from ds_sync.server.engines.sqlite import SqliteEngine
-from ds_sync.testing.asgi_transport import AsgiTransport
+from tests.server.documents.typist import DOC, ROOT, Inline, Typist, open_inline
 
 pytestmark = pytest.mark.anyio
-
-ROOT = "yjs/notes/docs/a"
-DOC = "http://example.org/v1/yjs/notes/docs/a"
-
-
-@dataclass
-class Inline:
-    """A worker in this process, which can be told to misbehave."""
-
-    compaction: Compaction = field(default_factory=lambda: Compaction(load_adapter("yjs")))
-    spoil: Callable[[bytes], bytes] = bytes
-    believe: bool = False
-
-    async def feed(self, frames: bytes) -> None:
-        self.compaction.feed(frames)
-
-    async def snapshot(self) -> tuple[bytes, int]:
-        return self.spoil(self.compaction.snapshot()), self.compaction.refused
-
-    async def verify(self, stored: bytes) -> bool:
-        return self.compaction.is_same(stored)
-
-
-@asynccontextmanager
-async def open_inline(adapter: str) -> AsyncIterator[Worker]:
-    assert adapter == "yjs"
-    yield Inline()
-
-
-class Typist:
-    """Writes to the document, and knows what it must hold."""
-
-    def __init__(self, engine: StorageEngine, after: int | None, open_worker: Callable[[str], object] | None = open_inline) -> None:
-        self.app = create_app(engine, compact_after=after, open_worker=open_worker)  # type: ignore[arg-type]
-        self.transport = AsgiTransport(self.app)
-        self.doc = Doc[Any]()
-        self.text: Text = self.doc.get("body", type=Text)
-        self.updates: list[bytes] = []
-        self.doc.observe(lambda event: self.updates.append(bytes(event.update)))
-
-    async def __call__(self, method: str, url: str, body: bytes = b"") -> Response:
-        return await self.transport.request(method, url, headers={}, body=body, timeout=10)
-
-    async def type(self, words: str) -> None:
-        self.text += words
-        await self.send()
-
-    async def send(self) -> None:
-        assert (await self("POST", DOC, build_frames(self.updates))).status == 204
-        self.updates.clear()
-
-    async def newest(self) -> str:
-        answer = await self("GET", f"{DOC}?offset=snapshot")
-        assert answer.status == 307
-        return answer.headers["location"].partition("?offset=")[2]
-
-    async def wait_for_snapshot(self, other_than: str = "-1") -> str:
-        for _ in range(1000):
-            if (found := await self.newest()) not in ("-1", other_than):
-                return found
-            await asyncio.sleep(0.02)
-        raise AssertionError("no snapshot came")
-
-    async def join(self) -> str:
-        """Return the text a newcomer sees: the snapshot, and what follows it."""
-        doc, offset = Doc[Any](), await self.newest()
-        if offset.endswith("_snapshot"):
-            answer = await self("GET", f"{DOC}?offset={offset}")
-            assert answer.status == 200
-            doc.apply_update(answer.body)
-            offset = answer.headers["stream-next-offset"]
-        answer = await self("GET", f"{DOC}?offset={offset}")
-        assert answer.status == 200
-        for update in parse_frames(answer.body).payloads:
-            doc.apply_update(update)
-        return str(doc.get("body", type=Text))
-
-    async def aclose(self) -> None:
-        await self.app.aclose()
-        await self.transport.aclose()
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StorageEngine]:
-    made: StorageEngine = MemoryEngine() if request.param == "memory" else SqliteEngine(tmp_path / "server.db")
-    try:
-        yield made
-    finally:
-        await made.aclose()
 
 
 async def test_a_log_that_has_grown_gets_a_snapshot_and_the_next_replaces_it(engine: StorageEngine) -> None:
@@ -468,53 +370,6 @@ async def test_a_document_that_is_remade_meanwhile_gets_no_snapshot(engine: Stor
     await typist.aclose()
 
 
-async def test_the_process_makes_the_same_snapshot(engine: StorageEngine) -> None:
-    typist = Typist(engine, after=100, open_worker=open_process)
-    await typist("PUT", DOC)
-    await typist.type("x" * 200)
-    await typist.wait_for_snapshot()
-    assert await typist.join() == str(typist.text)
-    await typist.aclose()
-
-
-async def test_who_says_nothing_of_workers_gets_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    started, here = list[asyncio.subprocess.Process](), list[bytes]()
-    start = asyncio.create_subprocess_exec
-
-    async def noting(*args: Any, **options: Any) -> asyncio.subprocess.Process:
-        assert args == (sys.executable, "-m", "ds_sync.server.documents.worker", "yjs")
-        started.append(await start(*args, **options))
-        return started[-1]
-
-    monkeypatch.setattr(asyncio, "create_subprocess_exec", noting)
-    monkeypatch.setattr(Compaction, "feed", lambda self, frames: here.append(frames))
-    engine = SqliteEngine(tmp_path / "server.db")
-    typist = Typist(engine, after=100, open_worker=None)
-    await typist("PUT", DOC)
-    await typist.type("x" * 200)
-    await typist.wait_for_snapshot()
-    assert await typist.join() == str(typist.text)
-    assert (len(started), here) == (1, []), "not in this process"
-    assert started[0].pid != os.getpid()
-    await typist.aclose()
-    await engine.aclose()
-    assert started[0].returncode is not None, "it does not outlive its snapshot"
-
-
-async def test_the_process_stands_back_behind_the_server_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    started = list[asyncio.subprocess.Process]()
-    start = asyncio.create_subprocess_exec
-
-    async def noting(*args: Any, **options: Any) -> asyncio.subprocess.Process:
-        started.append(await start(*args, **options))
-        return started[-1]
-
-    monkeypatch.setattr(asyncio, "create_subprocess_exec", noting)
-    async with open_process("yjs"):
-        mine, its = (os.getpriority(os.PRIO_PROCESS, pid) for pid in (0, started[0].pid))
-    assert its == min(19, mine + 10)
-
-
 async def test_a_log_is_read_in_pages_with_rests_between(engine: StorageEngine) -> None:
     """Each page takes a second here: most of the time the process waits for the next one."""
     typist, watched = Typist(engine, after=None), Watched(engine, 1 << 40)
@@ -554,9 +409,3 @@ async def test_a_large_snapshot_is_stored_in_parts_and_read_whole(engine: Storag
     assert await typist.join() == str(typist.text)
     await watched.compactor.aclose()
     await typist.aclose()
-
-
-async def test_a_process_that_dies_is_a_compaction_error() -> None:
-    async with open_process("nothing") as worker:
-        with pytest.raises(CompactionError, match="ended"):
-            await worker.snapshot()
