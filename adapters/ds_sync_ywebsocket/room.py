@@ -314,14 +314,14 @@ class Room:
         after = None
         while True:
             self._presence_bell.clear()
-            said, after = await self._document.hear(after)
-            words: list[Word] = []
-            for update in said:
+            said, after = self._document.hear(after)
+            news: list[Word] = []
+            for word in said:  # at first, what was said before there was this room
                 try:
-                    words += self._words.decode(update)
+                    news += self._attendance.hear(self._words.decode(word.presence), word.at)
                 except InvalidUpdateError as error:
                     log.debug("%s: presence that is none: %s", self.path, error)
-            self._tell(self._attendance.hear(words, self._environment.monotonic()))
+            self._tell(news)
             await self._presence_bell.wait()
 
     def _tell(self, words: Sequence[Word]) -> None:

@@ -20,7 +20,6 @@ from ds_sync.protocol.state import require_stream
 from ds_sync.server.admission import Access as Access
 from ds_sync.server.admission import Admit, admit_everybody, build_visitor
 from ds_sync.server.documents.routes import DocumentName, Documents, parse_document_name
-from ds_sync.server.documents.snapshots import EVERYTHING
 from ds_sync.server.engines.base import StorageEngine
 from ds_sync.server.lives import Lives
 from ds_sync.server.requests import DEFAULT_CONTENT_TYPE
@@ -79,6 +78,16 @@ class Part:
     mark: Mark
     """Where to read on."""
     up_to_date: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What somebody said of who is there."""
+
+    presence: bytes
+    """Not checked."""
+    at: float
+    """When: `environment.monotonic()`."""
 
 
 class Doorway:
@@ -227,16 +236,10 @@ class SharedDocument:
         request = AppendRequest(self._presence_path, build_frames([presence]), DEFAULT_CONTENT_TYPE)
         await self._doorway.documents.presence.transact((self._presence_path,), lambda views: decide_append(views[0], request, now))
 
-    async def hear(self, after: Place | None) -> tuple[tuple[bytes, ...], Place | None]:
+    def hear(self, after: Place | None) -> tuple[tuple[Said, ...], Place | None]:
         """Return what was said after `after` (None: what is remembered of the last moments), and where to go on."""
-        presence = self._doorway.documents.presence
-        try:
-            run = await presence.read(self._presence_path, after or START, EVERYTHING)
-        except GoneError:
-            run = await presence.read(self._presence_path, START, EVERYTHING)
-        if run.state is None:
-            return (), None
-        return tuple(update for record in run.records for update in _split(record)), run.end
+        said, place = self._doorway.documents.presence.recall(self._presence_path, after)
+        return tuple(Said(update, at) for at, record in said for update in _split(record)), place
 
     def watch_presence(self, callback: Callable[[], None]) -> Unwatch:
         """Have `callback` called when somebody said something. Returns what ends it."""

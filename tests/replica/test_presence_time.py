@@ -35,6 +35,27 @@ class Clockwork(VirtualLoop):
         return super().select(None if timeout is None else timeout + 1e-6)
 
 
+class Cable:
+    """Leads to an application until it is cut."""
+
+    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
+        self.whole = True
+        self._app = app
+        self._calls: set[asyncio.Future[None]] = set()
+
+    async def __call__(self, *call: Any) -> None:
+        if self.whole:
+            running = asyncio.ensure_future(self._app(*call))
+            self._calls.add(running)
+            await asyncio.wait({running})
+            self._calls.discard(running)
+
+    def cut(self) -> None:
+        self.whole = False
+        for call in self._calls:
+            call.cancel()
+
+
 class House:
     """A server and whoever is there, in simulated time."""
 
@@ -43,19 +64,21 @@ class House:
         self.environment = Environment(monotonic=loop.time, now=lambda: 1.8e9 + loop.time(), random=random.Random(1))
         self._engine = MemoryEngine()
         self._app = create_app(self._engine, environment=self.environment, compact_after=None)
-        self._transport = AsgiTransport(self._app)
+        self.cable = Cable(self._app)
+        """Of those who have joined."""
+        self._transport, self._cabled = AsgiTransport(self._app), AsgiTransport(self.cable)
         self._running: list[asyncio.Task[None]] = []
 
-    def stream(self) -> StreamClient:
+    def stream(self, transport: AsgiTransport | None = None) -> StreamClient:
         """A way of its own to what is said."""
-        return StreamClient(DOC, transport=self._transport, params={"awareness": "default"}, environment=self.environment)
+        return StreamClient(DOC, transport=transport or self._transport, params={"awareness": "default"}, environment=self.environment)
 
     async def open(self) -> None:
         await StreamClient(DOC, transport=self._transport).create(content_type=KIND)
 
     def join(self, client: int) -> Presence:
         presence = Presence(YjsPresence(), client, self.environment)
-        self._running.append(asyncio.ensure_future(presence.run(self.stream())))
+        self._running.append(asyncio.ensure_future(presence.run(self.stream(self._cabled))))
         return presence
 
     async def say(self, *words: Word) -> None:
@@ -68,6 +91,7 @@ class House:
         await self._app.drain(5)
         await self._app.aclose()
         await self._transport.aclose()
+        await self._cabled.aclose()
         await self._engine.aclose()
 
 
@@ -138,6 +162,22 @@ def test_who_crashes_is_gone_30_seconds_after_the_last_word() -> None:
         return await seen_until(bob, 7) - 3.3
 
     assert 29.0 <= live(act) <= 30.1
+
+
+@pytest.mark.parametrize("seconds", [5.0, 12.0, 20.0])
+def test_what_was_said_during_an_interruption_is_as_old_as_it_may_be(seconds: float) -> None:
+    async def act(house: House) -> float:
+        bob = house.join(2)
+        await asyncio.sleep(3.0)
+        house.cable.cut()
+        await asyncio.sleep(0.5)
+        await house.say(Word(7, 1, {}))
+        said = now()
+        await asyncio.sleep(seconds)
+        house.cable.whole = True
+        return await seen_until(bob, 7) - said
+
+    assert 23.9 <= live(act) <= 31.1
 
 
 @pytest.mark.parametrize("late", [0.0, 0.1, 3.0, 7.0, 11.5, 15.0, 19.3, 22.0, 23.5, 23.9])

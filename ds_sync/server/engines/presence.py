@@ -121,6 +121,22 @@ class PresenceEngine:
             end = first + 1
         return Run(ring.state, tuple(ring.records[first:end]), places[end] if end > first or after == START else after)
 
+    def recall(self, path: str, after: Place | None) -> tuple[Sequence[tuple[float, bytes]], Place | None]:
+        """Return what was said after `after` (None, or a place that is forgotten: all that is left), and where to go on.
+
+        Each comes with the time when it was said.
+        """
+        self._require_open()
+        ring = self._rings.get(path)
+        if ring is None:
+            return (), None
+        self._drop_old(ring, self._monotonic())
+        places = ring.places
+        first = 0 if after is None else bisect_left(places, after.position, key=lambda place: place.position)
+        if after is None or first == len(places) or not after.matches(places[first]):
+            first = 0
+        return tuple(zip(ring.times[first:], ring.records[first:], strict=True)), places[-1]
+
     async def list(self, glob: str) -> list[str]:
         """Match against all paths."""
         self._require_open()

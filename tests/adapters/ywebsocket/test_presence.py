@@ -133,6 +133,23 @@ async def test_who_says_nothing_more_is_forgotten(house: House, monkeypatch: pyt
     await ann.wait(lambda client: client.words[2] == Word(2, 5, None))
 
 
+async def test_what_was_said_before_anybody_was_in_the_room_is_as_old_as_it_is(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attendance, "FORGET_SECONDS", 2.0)
+    monkeypatch.setattr(gateway, "ROUND_SECONDS", 0.02)
+    await house.append([write_update("x")])
+    assert (await house.ask("POST", URL, build_frame(presence.encode([Word(2, 5, "crashed since")]))))[0] == 204
+    await asyncio.sleep(1.5)
+    began = asyncio.get_running_loop().time()
+    late = await house.join()
+    present = [Word(2, 5, "crashed since")]
+    while present:
+        late.frames.clear()
+        late.send(bytes((messages.ASK_PRESENCE,)))
+        await late.wait(lambda client: any(frame[0] == messages.PRESENCE for frame in client.frames))
+        present = [word for word in presence.decode(parse_frames(late.frames[-1][1:]).payloads[0]) if word.state is not None]
+    assert asyncio.get_running_loop().time() - began < 1.5
+
+
 async def test_a_crowd_on_one_connection_does_not_fill_the_room(
     house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -115,3 +115,21 @@ async def test_streams_are_bounded_in_number(room: Room, monkeypatch: pytest.Mon
         await room.say(f"stream {number}", b"x")
     assert await room.engine.list("*") == ["stream 2", "stream 3", "stream 4"]
     assert room.engine._cost == room.cost()
+
+
+async def test_what_is_recalled_has_its_time(room: Room) -> None:
+    assert room.engine.recall("a", None) == ((), None)
+    first = await room.say("a", b"first")
+    room.time += 10.0
+    await room.say("a", b"second")
+    said, tail = room.engine.recall("a", None)
+    assert said == ((100.0, b"first"), (110.0, b"second"))
+    assert room.engine.recall("a", first) == (((110.0, b"second"),), tail)
+    assert room.engine.recall("a", tail) == ((), tail)
+    room.time += KEPT_SECONDS - 5.0
+    third = await room.say("a", b"third")
+    assert room.engine.recall("a", START) == room.engine.recall("a", first), "from a place that is forgotten, all that is left"
+    assert room.engine.recall("a", first)[0] == ((110.0, b"second"), (room.time, b"third"))
+    room.engine.forget("a")
+    await room.say("a", b"another life")
+    assert room.engine.recall("a", third)[0] == ((room.time, b"another life"),)
