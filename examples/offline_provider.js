@@ -11,9 +11,13 @@ export class OfflineProvider {
     this.provider = new YjsProvider({ ...options, connect: false })
     this.provider.on("error", () => {}) // what went wrong shows in `saved`, and is tried again
     // saved: whether the server has everything this document has, deletions too; deleted: whether somebody deleted it there
-    const { doc, baseUrl, docId, headers = {} } = options
-    Object.assign(this, { doc, headers, checkEvery, saved: false, deleted: false, failures: 0, unread: false, onsaved() {} })
-    this.url = `${baseUrl.replace(/\/$/, "")}/docs/${docId}`
+    const { doc, baseUrl, docId, awareness, headers = {} } = options
+    const url = `${baseUrl.replace(/\/$/, "")}/docs/${docId}`
+    Object.assign(this, { doc, url, headers, checkEvery, saved: false, deleted: false, failures: 0, unread: false, onsaved() {} })
+    this.provider.on("status", (status) => { // disconnecting takes the page's own presence away, connecting gives it back
+      if (status === "disconnected") this.presence = awareness?.getLocalState()
+      if (status === "connecting" && this.presence) awareness.setLocalState(awareness.getLocalState() ?? this.presence)
+    })
     this.forget()
     // What YjsProvider received ("server") is there, unless the server is set back before it was read here, too.
     this.edited = (update, origin) => (origin === "server" ? (this.unread = true) : this.tell(false))
@@ -22,9 +26,7 @@ export class OfflineProvider {
   }
 
   connect() {
-    if (this.running) return
-    this.running = true
-    this.loop = this.run()
+    if (!this.running) this.loop = this.run()
   }
 
   async disconnect() {
@@ -37,8 +39,7 @@ export class OfflineProvider {
   async destroy() {
     await this.disconnect()
     this.doc.off("update", this.edited)
-    this.theirs.destroy()
-    this.provider.destroy()
+    for (const each of [this.theirs, this.provider]) each.destroy()
   }
 
   forget() {
@@ -52,14 +53,14 @@ export class OfflineProvider {
   }
 
   async run() {
-    while (this.running) {
+    for (this.running = true; this.running; ) {
       try {
         await this.check()
         this.failures = 0
       } catch (error) {
         this.failures += 1
-        if (error.deleted) [this.deleted, this.running] = [true, false] // connecting would bring it back; what is here stays here
         this.tell(false)
+        if (error.deleted) [this.deleted, this.running] = [true, false] // connecting would bring it back; what is here stays here
         if (error.status === 410) this.forget() // our place is no place in this history any more: both readers begin again
         if (error.deleted || error.status === 410) {
           await this.within(this.provider.disconnect())
@@ -127,17 +128,16 @@ export class OfflineProvider {
     const headers = { ...options.headers }
     for (const [name, value] of Object.entries(this.headers)) headers[name] = typeof value === "function" ? await value() : value
     const response = await fetch(this.url + query, { ...options, headers, cache: "no-store" })
-    const { ok, status } = response
+    if (response.ok) return response
+    const { status } = response
     const deleted = status === 404 && response.headers.has("stream-incarnation") // of the life that was ended
-    if (!ok) throw Object.assign(new Error(`${status} from ${this.url}`), { status, deleted })
-    return response
+    throw Object.assign(new Error(`${status} from ${this.url}`), { status, deleted })
   }
 }
 
 // A frame is the length, seven bits a byte, lowest first, and the update.
 function frame(update) {
-  const head = []
-  let size = update.length
+  let [head, size] = [[], update.length]
   for (; size > 127; size = Math.floor(size / 128)) head.push((size % 128) | 128)
   return new Uint8Array([...head, size, ...update])
 }

@@ -1,5 +1,6 @@
 // A Yjs document on examples/offline_provider.js. Orders come in as JSON lines, each is answered by one line.
 import { createInterface } from "node:readline"
+import { Awareness } from "y-protocols/awareness"
 import * as Y from "yjs"
 import { OfflineProvider } from "./offline_provider.js"
 
@@ -18,7 +19,9 @@ globalThis.fetch = async (url, options) => {
   told.push(response.status)
   return response
 }
-const provider = new OfflineProvider({ doc, baseUrl, docId, liveMode, connect: false, checkEvery: Number(checkEvery), headers })
+const awareness = new Awareness(doc)
+awareness.setLocalState({ name: "the page" })
+const provider = new OfflineProvider({ doc, baseUrl, docId, awareness, liveMode, connect: false, checkEvery: Number(checkEvery), headers })
 const until = async (condition, seconds) => {
   for (const end = Date.now() + seconds * 1000; Date.now() < end; ) {
     if (condition()) return true
@@ -44,6 +47,8 @@ const orders = {
   deleted: ({ seconds = 20 }) => until(() => provider.deleted, seconds),
   see: ({ text, seconds = 20 }) => until(() => body.toString() === text, seconds),
   text: () => body.toString(),
+  // Wait until the page is there, and sees one more.
+  company: ({ seconds = 20 }) => until(() => awareness.getLocalState() && awareness.getStates().size === 2, seconds),
   destroy: () => provider.destroy(),
 }
 

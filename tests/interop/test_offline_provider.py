@@ -248,6 +248,8 @@ async def test_after_a_410_the_provider_inside_goes_on(join: Join, tmp_path: Pat
             assert await writer("see", text="one two three ", seconds=30)
             await writer("type", text="live ")
             assert await reader("see", text="one two three live ", seconds=10), "the provider inside asks for the same place for ever"
+            for peer in (writer, reader):
+                assert await peer("company"), "who is there is seen again"
 
 
 async def test_what_came_from_others_is_given_back_though_it_was_never_read_here(join: Join, tmp_path: Path) -> None:
