@@ -1,6 +1,7 @@
 """SIGTERM and a start under appends: who follows sees every message once and in order, however it follows, and replicas go on."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -101,10 +102,12 @@ async def test_appends_without_a_producer_are_in_the_stream_if_they_were_acknowl
     url = f"{server.url}/v1/stream/plain"
     async with asyncio.timeout(40), StreamClient(url, retry=HASTY) as client:
         await client.create(content_type="application/json")
-        restarting = asyncio.create_task(restart(server))
         acknowledged: list[int] = []
         refused = 0
-        for number in range(100):
+        numbers = itertools.count()
+        restarting = asyncio.create_task(restart(server))
+        while not restarting.done():
+            number = next(numbers)
             try:
                 await client.append_json(number)
                 acknowledged.append(number)
@@ -112,9 +115,12 @@ async def test_appends_without_a_producer_are_in_the_stream_if_they_were_acknowl
                 refused += 1
             await asyncio.sleep(PAUSE)
         await restarting
+        for number in itertools.islice(numbers, 20):
+            await client.append_json(number)
+            acknowledged.append(number)
         await client.append_json("end")
         found = [message async for message in client.follow(live=False).json()]
     assert found == [*sorted(set(found[:-1])), "end"]
     assert set(acknowledged) <= set(found)
-    assert len(acknowledged) > 50
+    assert len(acknowledged) > 20, "before it and after it"
     assert refused > 0

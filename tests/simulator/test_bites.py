@@ -25,12 +25,32 @@ def load_breaks(name: str) -> dict[str, Any]:
 
 BREAKS = load_breaks("broken") | load_breaks("broken_network")
 
+FOUND_BY = {
+    "leave_waiting_updates_out_of_snapshots": 23,
+    "heal_by_version_only": 50,
+    "keep_the_client_id": 23,
+    "acknowledge_before_the_commit": 20,
+    "send_under_new_numbers": 28,
+    "let_one_document_stop_all": 58,
+    "expect_in_memory_only": 51,
+    "send_half_a_transaction": 19,
+    "forget_the_cut_frame": 14,
+    "believe_whoever_stores_nothing": 10,
+    "take_proof_for_sight": 10,
+    "do_not_look_after_413": 52,
+    "send_no_incarnation": 13,
+    "resolve_without_reading": 81,
+    "skip_what_was_trimmed": 49,
+}
+"""A seed that finds it, and soon, where that is not one of the first: it is tried first. After a change it may be another."""
+
 
 @pytest.mark.parametrize("name", BREAKS)
 def test_a_protection_that_is_switched_off_is_missed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     switch_off, laws, draw = BREAKS[name]
     switch_off(monkeypatch)
-    for seed in range(SEEDS):
+    first = FOUND_BY.get(name, 0)
+    for seed in (*range(first, SEEDS), *range(first)):
         scenario = None if draw is None else draw(random.Random(seed))
         if laws & {violation.law for violation in run_seed(seed, scenario=scenario).violations}:
             return
