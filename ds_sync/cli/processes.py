@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from ds_sync.cli.ports import pick_port
 from ds_sync.exceptions import DsSyncError
 
 START_SECONDS = 30.0
@@ -123,7 +124,7 @@ class Server:
 
     def __init__(self, data: Path) -> None:
         self._data = data
-        self._port = 0
+        self._port = pick_port()
         self._child: Child | None = None
         self.start()
 
@@ -146,7 +147,6 @@ class Server:
                 line = child.next_line(0.2)
             except ChildError:
                 continue
-        self._port = int(line.split(" (")[0].rsplit(":", 1)[1])
         self._child = child
 
     def kill(self) -> None:

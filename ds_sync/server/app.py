@@ -175,16 +175,16 @@ class Application:
                 await send({"type": "http.response.start", "status": 204, "headers": PREFLIGHT_HEADERS})
                 await send({"type": "http.response.body", "body": b""})
             elif path.startswith(STREAM_MOUNT):
+                name = parse_stream_path(path[len(STREAM_MOUNT) :])
+                if f"{name}/".startswith(RESERVED) and name != LIST_PATH:
+                    await self._subscriptions.serve(path[len(STREAM_MOUNT) :], scope, receive, send)
+                    return
                 handler = self._handlers.get(method)
                 if handler is None:
                     await _refuse_method(send)
                     return
-                name = parse_stream_path(path[len(STREAM_MOUNT) :])
                 if name == LIST_PATH:
                     await serve_list(self.engine, scope, send)
-                    return
-                if f"{name}/".startswith(RESERVED):
-                    await self._subscriptions.serve(path[len(STREAM_MOUNT) :], scope, receive, send)
                     return
                 if PRESENCE_MARK in name and (presence := parse_presence_path(name)) is not None:
                     await self._documents.serve_presence(*presence, scope, receive, send)

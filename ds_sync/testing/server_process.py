@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from ds_sync.cli.ports import pick_port
+
 START_SECONDS = 30.0
 
 
@@ -27,8 +29,7 @@ class ServerProcess:
         self._data = None if data is None else Path(data)
         self._options = ("--long-poll-timeout", str(long_poll_timeout), *options)
         self._process: subprocess.Popen[str] | None = None
-        self.port = port
-        """0 until a free one was picked."""
+        self.port = port or pick_port()
         self.start()
 
     @property
@@ -57,7 +58,6 @@ class ServerProcess:
                 self._end("kill")
                 errors.seek(0)
                 raise RuntimeError(f"the server did not start: {line}{errors.read()}")
-        self.port = int(line.split(" (")[0].rsplit(":", 1)[1])
 
     def kill(self) -> None:
         """SIGKILL."""

@@ -3,7 +3,6 @@
 import base64
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +11,8 @@ from typing import Any
 
 import httpx
 import pytest
+
+from ds_sync.cli.ports import pick_port
 
 
 class Window:
@@ -72,9 +73,7 @@ class Window:
 def driver() -> Iterator[str]:
     program = shutil.which("chromedriver")
     assert program is not None, "chromedriver is not installed; deselect with -m 'not browser'"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = pick_port()
     process = subprocess.Popen([program, f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     url = f"http://127.0.0.1:{port}"
     try:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
+from ds_sync.cli.ports import pick_port
+
 pytestmark = pytest.mark.browser
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ai_tokens"
@@ -21,9 +22,7 @@ ANSWER = "You asked: why? " + "".join(f"Here is thought number {number}. " for n
 
 class Chat:
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = pick_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._folder = folder
         self.start()

@@ -2,13 +2,14 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import httpx
+
+from ds_sync.cli.ports import pick_port
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 KEY = "a key"
@@ -21,9 +22,7 @@ class Site:
 
     def __init__(self, example: str, data: Path, *, pings: tuple[float, float] = (2, 5)) -> None:
         """`pings`: seconds between those to a WebSocket client, and for its answer."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = pick_port()
         self.example = example
         self.data = data
         self.url = f"http://127.0.0.1:{self.port}"

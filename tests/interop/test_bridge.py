@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -18,6 +17,7 @@ from pycrdt import Text
 from websockets.asyncio.client import connect
 
 from ds_sync import Document, Replica
+from ds_sync.cli.ports import pick_port
 from ds_sync.client.stream import StreamClient
 from ds_sync.testing.server_process import ServerProcess
 
@@ -35,9 +35,7 @@ class OldServer:
     def __init__(self, node: str, store: Path | None = None) -> None:
         self._command = [node, str(HERE / "node_modules" / "@y" / "websocket-server" / "src" / "server.js")]
         self._store = store
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = pick_port()
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 import subprocess
 import urllib.request
 import uuid
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from ds_sync import StreamClient
+from ds_sync.cli.ports import pick_port
 from ds_sync.exceptions import NotFoundError
 from ds_sync.testing.client_adapter.cases import run_case
 from ds_sync.testing.client_adapter.dialogues import DIALOGUES
@@ -27,9 +27,7 @@ HERE = Path(__file__).parent
 @pytest.fixture(scope="module")
 def reference(node: str) -> Iterator[str]:
     """The URL of the reference server."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = pick_port()
     command = [node, "reference-server.mjs", str(port), "", "500"]
     process = subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:

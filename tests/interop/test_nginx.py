@@ -14,6 +14,7 @@ import pytest
 from pycrdt import Text
 
 from ds_sync import Replica
+from ds_sync.cli.ports import pick_port
 from ds_sync.testing.server_process import ServerProcess
 from tests.interop.silence import see_her_go
 
@@ -21,12 +22,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.nginx]
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "proxies" / "nginx.conf"
 TEXT = {"content-type": "text/plain"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
@@ -40,7 +35,7 @@ def proxy(server: ServerProcess, tmp_path: Path) -> Iterator[str]:
     """The example, with other addresses; nothing else in it is changed."""
     program = shutil.which("nginx")
     assert program is not None, "nginx is not installed; deselect with -m 'not nginx'"
-    port = free_port()
+    port = pick_port()
     site = EXAMPLE.read_text()
     for wanted, ours in (
         ("/var/cache/nginx/ds-sync", str(tmp_path / "cache")),

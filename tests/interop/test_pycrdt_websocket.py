@@ -16,6 +16,7 @@ from ds_sync_ywebsocket.provider import YWebsocketProvider
 from pycrdt import Text
 
 from ds_sync import Replica
+from ds_sync.cli.ports import pick_port
 from ds_sync.testing.server_process import ServerProcess
 
 pytestmark = pytest.mark.anyio
@@ -27,9 +28,7 @@ SECONDS = 30.0
 @contextmanager
 def pycrdt_server(file: Path) -> Iterator[str]:
     """pycrdt-websocket under uvicorn, its rooms in a SQLite file of pycrdt-store; its URL. Killed in the end."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = pick_port()
     process = subprocess.Popen([sys.executable, str(PROGRAM), str(port), str(file)])
     try:
         deadline = time.monotonic() + SECONDS

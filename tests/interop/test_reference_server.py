@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,6 +11,7 @@ import pytest
 from pycrdt import Text
 
 from ds_sync import Replica
+from ds_sync.cli.ports import pick_port
 from ds_sync.replica.document import Document
 from ds_sync.replica.local import Tuning
 
@@ -27,9 +27,7 @@ class ReferenceServer:
     def __init__(self, node: str, data: Path | None) -> None:
         self._command = [node, "reference-server.mjs"]
         self._data = data
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
+        self._port = pick_port()
         self.url = ""
         self.start()
 

@@ -19,6 +19,7 @@ from kill_worker import parse_tokens
 from stored import PATIENCE, read_file, read_server
 from verdict import Loss, Witness, check_acknowledged, check_content, check_equal, check_everywhere, check_frames, parse_journal
 
+from ds_sync.cli.ports import pick_port
 from ds_sync.exceptions import CorruptFileError
 
 HERE = Path(__file__).parent
@@ -111,7 +112,7 @@ class Fleet:
         self.server_file = folder / "server.db"
         self._broken = broken
         self._trimming = trimming
-        self._port = 0
+        self._port = pick_port()
         self._lives: dict[str, int] = {}
         self._inherited: dict[str, dict[str, list[Witness]]] = {}
         self._asked = 0
@@ -147,7 +148,6 @@ class Fleet:
             process.kill()
             self.start_server()
             return
-        self._port = int(process.output.split(" (")[0].rsplit(":", 1)[1])
 
     def start_replica(self, name: str, *, roam: bool = True, die: list[Any] | None = None) -> None:
         """Start a replica on its file, or on a new one. `die`: see kill_worker."""

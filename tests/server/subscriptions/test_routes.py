@@ -200,6 +200,7 @@ async def test_each_kind_has_its_own_way(service: Service) -> None:
     [
         ("subscriptions/s", "POST", "PUT, GET, DELETE"),
         ("subscriptions/s", "HEAD", "PUT, GET, DELETE"),
+        ("subscriptions/s", "PATCH", "PUT, GET, DELETE"),
         ("subscriptions/s/claim", "GET", "POST"),
         ("subscriptions/s/streams", "DELETE", "POST"),
         ("subscriptions/s/streams/a", "PUT", "DELETE"),
