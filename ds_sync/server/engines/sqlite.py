@@ -113,8 +113,8 @@ class SqliteEngine:
             self._writer = open_file(self._path, connect)
             try:
                 self._shelf = load_shelf(self._writer)
-                self._reader = connect(self._path, readonly=True)
                 mark_version(self._writer)
+                self._reader = connect(self._path, readonly=True)
             except (sqlite3.Error, KeyError, ValueError, TypeError, StoreError) as error:
                 self._writer.close()
                 if isinstance(error, StoreError):
