@@ -1,7 +1,8 @@
 """Who may import whom: cli -> replica -> client -> protocol; server -> protocol; adapters -> ports. Never the other way."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,30 @@ def test_a_breach_is_found(file: str, source: str) -> None:
 def test_no_file_is_forgotten() -> None:
     parts = {file.relative_to(ROOT / "ds_sync").parts[0].removesuffix(".py") for file in FILES if file.is_relative_to(ROOT / "ds_sync")}
     assert parts - {"__init__"} == set(ALLOWED) - {"ds_sync", "adapters", "examples"}
+
+
+def require_no_circles(sources: Mapping[str, str]) -> None:
+    """`sources`: by the module's name. Raises CycleError."""
+    graph: dict[str, set[str]] = {}
+    for module, source in sources.items():
+        targets = ((name, name.rpartition(".")[0]) for name in find_imports(source))
+        graph[module] = {whole if whole in sources else outer for whole, outer in targets if whole in sources or outer in sources} - {
+            module
+        }
+    TopologicalSorter(graph).prepare()
+
+
+def test_nobody_imports_itself_on_a_way_round() -> None:
+    """Types alone count, too: who wants to know one file of a circle has to read them all."""
+    modules = {}
+    for file in FILES:
+        name = file.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removeprefix("adapters.").removesuffix(".__init__")
+        modules[name] = file.read_text("utf-8")
+    require_no_circles(modules)
+
+
+def test_a_circle_is_found() -> None:
+    lead = {"ds_sync.a": "from ds_sync.b import B", "ds_sync.b": "if TYPE_CHECKING:\n    import ds_sync.c"}
+    require_no_circles({**lead, "ds_sync.c": "import os"})
+    with pytest.raises(CycleError):
+        require_no_circles({**lead, "ds_sync.c": "from ds_sync import a"})

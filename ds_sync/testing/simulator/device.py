@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ds_sync.environment import Environment
 from ds_sync.exceptions import StorageFullError
@@ -16,6 +16,7 @@ from ds_sync.protocol.messages import ProducerStamp
 from ds_sync.replica.document import Document
 from ds_sync.replica.records import Phase
 from ds_sync.testing.simulator.disk import Disk, Image
+from ds_sync.testing.simulator.laws import Laws
 from ds_sync.testing.simulator.network import Network, SimulatedTransport
 from ds_sync.testing.simulator.process import ProcessDiedError
 from ds_sync.testing.simulator.replica import RecordingAdapter, ReplicaProcess, SimulatedReplica, SimulatedStore
@@ -23,9 +24,6 @@ from ds_sync.testing.simulator.scenario import Scenario
 from ds_sync.testing.simulator.server import EPOCH
 from ds_sync.testing.simulator.subjects import Subject
 from ds_sync.testing.simulator.trace import Trace
-
-if TYPE_CHECKING:
-    from ds_sync.testing.simulator.laws import Laws
 
 SERVER = "http://server"
 

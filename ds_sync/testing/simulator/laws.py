@@ -30,19 +30,34 @@ import asyncio
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ds_sync.crdt import CrdtAdapter
 from ds_sync.exceptions import GoneError
 from ds_sync.protocol.framing import build_frame, parse_frames
+from ds_sync.protocol.messages import ProducerStamp
 from ds_sync.protocol.offsets import BEGINNING
+from ds_sync.replica.document import Document
 from ds_sync.replica.records import Batch, DocumentRecord, Phase
 from ds_sync.testing.simulator.network import Network
+from ds_sync.testing.simulator.replica import SimulatedStore
 from ds_sync.testing.simulator.subjects import Subject
 
-if TYPE_CHECKING:
-    from ds_sync.testing.simulator.device import Holding
-    from ds_sync.testing.simulator.replica import SimulatedStore
+
+class Holding(Protocol):
+    """One document on one device: what the laws ask of it."""
+
+    name: str
+    document: Document | None
+    sealed: ProducerStamp | None
+
+    @property
+    def store(self) -> SimulatedStore: ...
+
+    @property
+    def returned(self) -> list[bytes]: ...
+
+    def snapshot(self) -> bytes: ...
 
 
 class Laws:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import random
 import sqlite3
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,13 +22,21 @@ from ds_sync.testing.simulator.trace import Trace
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ds_sync.testing.simulator.laws import Laws
+
+class Judge(Protocol):
+    """Looks at what calls of the store make of a document."""
+
+    def before(self, store: SimulatedStore, name: str, args: Sequence[Any], options: Mapping[str, Any]) -> DocumentRecord | None: ...
+
+    def after(self, store: SimulatedStore, name: str, args: Sequence[Any], before: DocumentRecord) -> None: ...
 
 
 class Held(Protocol):
     """A document, as the device remembers it."""
 
-    laws: Laws
+    @property
+    def laws(self) -> Judge: ...
+
     sealed: ProducerStamp | None
 
 

@@ -410,7 +410,7 @@ async def _run(seed: int, scenario: Scenario, subject: Subject, folder: Path, tr
     except StuckError:
         raise
     except Exception as error:
-        logging.getLogger("ds_sync.testing.simulator").exception("the run failed")
+        logging.getLogger(__name__).exception("the run failed")
         trace.accuse("nothing unforeseen happens", f"{type(error).__name__}: {error}")
     finally:
         await world.end()
