@@ -59,8 +59,8 @@ export class OfflineProvider {
         this.failures = 0
       } catch (error) {
         this.failures += 1
-        this.tell(false)
         if (error.deleted) [this.deleted, this.running] = [true, false] // connecting would bring it back; what is here stays here
+        this.tell(false)
         if (error.status === 410) this.forget() // our place is no place in this history any more: both readers begin again
         if (error.deleted || error.status === 410) {
           await this.within(this.provider.disconnect())
