@@ -140,27 +140,30 @@ class Compactor:
         if state is None or not state.listed:
             return False
         incarnation, place = state.incarnation, state.place
-        last = await self._snapshots.newest(root, incarnation)
-        newest = None if last is None else await self._snapshots.read(root, incarnation, build_key(last.place))
-        if place == (START if newest is None else newest.place):
-            return False
-        tidy = root in self._tidy
-        self._tidy.discard(root)
-        async with self._open_worker(root.partition("/")[0]) as worker:
-            if newest is not None:
-                await worker.feed(build_frames([newest.data]))
-            await self._feed(worker, root, START if newest is None else newest.place, place)
-            data, refused = await worker.snapshot()
-            key = await self._snapshots.store(root, incarnation, Snapshot(data, place))
-            stored = await self._snapshots.read(root, incarnation, key)
-            if stored.data != data or not await worker.verify(stored.data):
-                await self._snapshots.delete(root, key)
-                raise CompactionError(f"{root}: the snapshot is not the document; the log is kept as it is")
+        key = None
         try:
+            last = await self._snapshots.newest(root, incarnation)
+            newest = None if last is None else await self._snapshots.read(root, incarnation, build_key(last.place))
+            if place == (START if newest is None else newest.place):
+                return False
+            tidy = root in self._tidy
+            self._tidy.discard(root)
+            async with self._open_worker(root.partition("/")[0]) as worker:
+                if newest is not None:
+                    await worker.feed(build_frames([newest.data]))
+                await self._feed(worker, root, START if newest is None else newest.place, place)
+                data, refused = await worker.snapshot()
+                key = await self._snapshots.store(root, incarnation, Snapshot(data, place))
+                stored = await self._snapshots.read(root, incarnation, key)
+                if stored.data != data or not await worker.verify(stored.data):
+                    raise CompactionError(f"{root}: the snapshot is not the document; the log is kept as it is")
             await self._snapshots.publish(root, incarnation, key, left_out=refused + (0 if last is None else last.left_out))
-        except (GoneError, NotFoundError):
-            await self._snapshots.delete(root, key)
-            return False
+        except (CompactionError, GoneError, NotFoundError):
+            if key is not None:
+                await self._snapshots.delete(root, key)
+            if await self._lives(root, incarnation):
+                raise
+            return False  # it was deleted meanwhile
         if refused:
             log.warning("%s: %d updates can't be read, and are not in the snapshot", root, refused)
         self._marks[root] = _Mark(incarnation, place.position, self._measure_worth(len(data)))
@@ -237,6 +240,10 @@ class Compactor:
 
     def _measure_worth(self, size: int) -> int:
         return min(self._after, max(1, self._after // SMALLEST_PART, size // SNAPSHOT_PART))
+
+    async def _lives(self, root: str, incarnation: str) -> bool:
+        state = (await self._engine.read(root + FRAMED_SUFFIX, None, 0)).state
+        return state is not None and state.listed and state.incarnation == incarnation
 
     async def _feed(self, worker: Worker, root: str, after: Place, until: Place) -> None:
         monotonic = self._environment.monotonic

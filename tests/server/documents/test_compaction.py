@@ -266,6 +266,47 @@ async def test_updates_that_can_not_be_read_are_left_out(engine: StorageEngine, 
     await typist.aclose()
 
 
+@pytest.mark.parametrize("anew", [False, True])
+@pytest.mark.parametrize("step", ["feed", "snapshot", "verify"])
+async def test_a_document_that_is_deleted_while_its_snapshot_is_made_has_none(
+    engine: StorageEngine, caplog: pytest.LogCaptureFixture, step: str, anew: bool
+) -> None:
+    """Nothing went wrong, and nobody is alarmed."""
+    typist = Typist(engine, after=None)
+
+    class Slow(Inline):
+        async def at(self, here: str) -> None:
+            if here == step and (await typist("DELETE", DOC)).status == 204 and anew:
+                await typist("PUT", DOC)
+
+        async def feed(self, frames: bytes) -> None:
+            await self.at("feed")
+            await super().feed(frames)
+
+        async def snapshot(self) -> tuple[bytes, int]:
+            await self.at("snapshot")
+            return await super().snapshot()
+
+        async def verify(self, stored: bytes) -> bool:
+            await self.at("verify")
+            return await super().verify(stored)
+
+    @asynccontextmanager
+    async def open_slow(adapter: str) -> AsyncIterator[Worker]:
+        yield Slow()
+
+    await typist("PUT", DOC)
+    for _ in range(3):
+        await typist.type("x" * (1 << 20))
+    compactor = Compactor(engine, Snapshots(engine, Environment()), Environment(), 1, open_slow)
+    assert not await compactor.compact(ROOT)
+    assert await engine.list(f"{ROOT}/.snapshots/*") == []
+    assert (await typist("GET", f"{DOC}?offset=snapshot")).status == (307 if anew else 404)
+    assert caplog.text == ""
+    await compactor.aclose()
+    await typist.aclose()
+
+
 @pytest.mark.parametrize("spoil", [lambda data: data[:-1], lambda data: b"\x00\x00", lambda data: b""])
 async def test_a_snapshot_that_is_not_the_document_is_never_told_of(engine: StorageEngine, spoil: Callable[[bytes], bytes]) -> None:
     @asynccontextmanager
