@@ -130,6 +130,24 @@ async def test_a_file_with_a_damaged_page_is_refused(tmp_path: Path) -> None:
     assert path.read_bytes() == bytes(content)
 
 
+async def test_damage_in_what_is_not_read_at_once_is_found_at_once(tmp_path: Path) -> None:
+    """Behind a wrong page SQLite would store what nobody finds again."""
+    path = tmp_path / "streams.db"
+    engine = SqliteEngine(path, settle_rows=8)
+    await create(engine, "s")
+    for number in range(200):
+        await append(engine, "s", f"record {number}".encode() * 40)
+    await engine.aclose()
+    await SqliteEngine(path).aclose()
+    content = bytearray(path.read_bytes())
+    page = content.index(b"record 3record 3") // 4096 * 4096
+    content[page : page + 8] = bytes(8)
+    path.write_bytes(content)
+    with pytest.raises(CorruptFileError, match="damaged"):
+        SqliteEngine(path)
+    assert path.read_bytes() == bytes(content)
+
+
 @pytest.mark.parametrize("text", [b"TABLE place", b"place"])
 async def test_damage_that_is_no_utf8_in_the_schema_is_our_error_too(tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "streams.db"
