@@ -32,7 +32,7 @@ VERSION: Final = 2
 """2: forks, retention. The tables are those of 1; what is new stands in the states."""
 
 QUICK_CHECK_BELOW: Final = 32 * 1024 * 1024
-"""Bytes. Below this the whole file is checked when it is opened (some 15 ms per 10 MB); above it, damage shows when a page is read."""
+"""Bytes. Below this the whole file is checked when it is opened; above it, damage shows when a page is read."""
 
 _SCHEMA: Final = (
     """CREATE TABLE log (id INTEGER PRIMARY KEY, stream INTEGER NOT NULL, position INTEGER NOT NULL, running BLOB NOT NULL,

@@ -3,7 +3,6 @@
 import json
 import logging
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,8 +21,6 @@ from ds_sync.server.documents.routes import DocumentName
 from ds_sync.server.documents.snapshots import Snapshots
 from ds_sync.server.documents.trimming import Trimmer
 from ds_sync.server.engines.base import StorageEngine
-from ds_sync.server.engines.memory import MemoryEngine
-from ds_sync.server.engines.sqlite import SqliteEngine
 from ds_sync.testing.asgi_transport import AsgiTransport
 from ds_sync.testing.inline_worker import open_inline
 
@@ -93,13 +90,6 @@ class Site:
 
 def position(offset: str) -> int:
     return int(offset.partition("_")[0])
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StorageEngine]:
-    made: StorageEngine = MemoryEngine() if request.param == "memory" else SqliteEngine(tmp_path / "server.db")
-    yield made
-    await made.aclose()
 
 
 @pytest.fixture
